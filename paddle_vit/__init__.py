@@ -1,0 +1,38 @@
+"""从零开始学视觉 Transformer:课程里的层、模型和训练。导入没有副作用:不设设备,不改线程数,不打印。"""
+
+import warnings
+
+with warnings.catch_warnings():  # Paddle 导入时会抱怨没有 ccache,与使用者无关
+    warnings.filterwarnings("ignore", message="No ccache found")
+    import paddle  # noqa: F401
+
+from .errors import UserError
+from .layers import (
+    Attention,
+    DropPath,
+    EncoderLayer,
+    Identity,
+    Linear,
+    Mlp,
+    PatchEmbedding,
+    sincos_position_embedding,
+)
+from .vit import ViT, count_parameters, create_model, list_models
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Attention",
+    "DropPath",
+    "EncoderLayer",
+    "Identity",
+    "Linear",
+    "Mlp",
+    "PatchEmbedding",
+    "UserError",
+    "ViT",
+    "count_parameters",
+    "create_model",
+    "list_models",
+    "sincos_position_embedding",
+]

@@ -1,0 +1,276 @@
+"""课程里的层:Identity、Mlp、PatchEmbedding、Attention、EncoderLayer,以及 DropPath 和位置编码。
+
+先读这个文件。注释里的形状字母:B 一批图像的张数,C 通道,H W 图像的高和宽(像素),P 图块(patch)边长(像素),
+N token 数,D 嵌入维度(embed_dim),h 头数(num_heads),d 每个头的维度。
+"""
+
+import numpy as np
+import paddle
+from paddle import nn
+
+from . import functional
+from .errors import UserError
+
+__all__ = [
+    "Attention",
+    "DropPath",
+    "EncoderLayer",
+    "Identity",
+    "Linear",
+    "Mlp",
+    "PatchEmbedding",
+    "sincos_position_embedding",
+]
+
+
+def as_pair(value, name):
+    """把 ``size`` 或 ``(高, 宽)`` 统一成 ``(高, 宽)``,单位像素;不是正整数时抛出 ``UserError``。"""
+    pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+    if len(pair) != 2 or not all(isinstance(v, (int, np.integer)) and not isinstance(v, bool) and v > 0 for v in pair):
+        raise UserError(f"{name}={value!r} 不合法:应为正整数或 (高, 宽) 两个正整数,请改 {name}。")
+    return pair
+
+
+class Identity(nn.Layer):
+    """恒等层(Identity):原样返回输入。来源:课程第 1 课。"""
+
+    def forward(self, x):
+        return x
+
+
+class Linear(nn.Linear):
+    """线性层,参数与 ``paddle.nn.Linear`` 完全相同,只是在 CPU 上求偏置梯度更快(见 ``functional.linear``)。"""
+
+    def forward(self, x):
+        return functional.linear(x, self.weight, self.bias)
+
+
+class Mlp(nn.Layer):
+    """多层感知机(MLP):fc1 -> GELU -> dropout -> fc2 -> dropout,[B, N, D] -> [B, N, D]。
+
+    来源:ViT 论文(arXiv 2010.11929)3.1 节;课程第 1 课。
+
+    Args:
+        embed_dim (int): 嵌入维度 D。
+        mlp_ratio (float): 隐藏层宽度与 D 之比,隐藏层宽度为 int(D * mlp_ratio)。
+        dropout (float): 两次随机失活(dropout)的概率,0–1。
+    """
+
+    def __init__(self, embed_dim, mlp_ratio=4.0, dropout=0.0):
+        super().__init__()
+        hidden_dim = int(embed_dim * mlp_ratio)
+        if hidden_dim < 1:
+            raise UserError(f"mlp_ratio={mlp_ratio} 太小:embed_dim={embed_dim} 时隐藏层宽度不足 1,请调大 mlp_ratio。")
+        self.fc1 = Linear(embed_dim, hidden_dim)
+        self.act = nn.GELU()
+        self.fc2 = Linear(hidden_dim, embed_dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x):
+        x = self.fc1(x)  # [B, N, D * mlp_ratio]
+        x = self.act(x)
+        x = self.dropout(x)
+        x = self.fc2(x)  # [B, N, D]
+        return self.dropout(x)
+
+
+class PatchEmbedding(nn.Layer):
+    """图块嵌入(Patch Embedding):把图像切成 P x P 的图块,每块线性映射成一个 token。
+
+    卷积核和步长都等于 P 的卷积正好做这件事。[B, C, H, W] -> [B, H/P * W/P, D]。
+    来源:ViT 论文 3.1 节;课程第 1 课。
+
+    Args:
+        image_size (int | (int, int)): 图像边长或 (高, 宽),像素;``forward`` 收到别的尺寸会报错。
+        patch_size (int | (int, int)): 图块边长或 (高, 宽),像素,必须整除 image_size。
+        in_channels (int): 图像通道数 C。
+        embed_dim (int): 嵌入维度 D。
+        dropout (float): 输出上的随机失活概率,0–1。
+
+    Raises:
+        UserError: 图块不能整除图像,或输入的形状与 image_size、in_channels 不符。
+    """
+
+    def __init__(self, image_size, patch_size, in_channels, embed_dim, dropout=0.0):
+        super().__init__()
+        self.image_size = as_pair(image_size, "image_size")
+        self.patch_size = as_pair(patch_size, "patch_size")
+        if any(image % patch for image, patch in zip(self.image_size, self.patch_size)):
+            raise UserError(
+                f"patch_size={patch_size} 不能整除 image_size={image_size}:"
+                "图像的高和宽都要是图块的整数倍,请改其中一个。"
+            )
+        self.in_channels = in_channels
+        self.grid_size = tuple(image // patch for image, patch in zip(self.image_size, self.patch_size))
+        self.num_patches = self.grid_size[0] * self.grid_size[1]
+        self.patch_embedding = nn.Conv2D(in_channels, embed_dim, kernel_size=self.patch_size, stride=self.patch_size)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x):
+        if tuple(x.shape[1:]) != (self.in_channels, *self.image_size):
+            raise UserError(
+                f"输入图像的形状是 {list(x.shape)},应为 [B, {self.in_channels}, "
+                f"{self.image_size[0]}, {self.image_size[1]}];请缩放图像,或建模型时改 image_size / in_channels。"
+            )
+        x = self.patch_embedding(x)  # [B, D, H/P, W/P]
+        x = x.flatten(2)  # [B, D, N],N = H/P * W/P
+        x = x.transpose([0, 2, 1])  # [B, N, D]
+        return self.dropout(x)
+
+
+class Attention(nn.Layer):
+    """多头自注意力(Multi-Head Self-Attention):softmax(q k^T * scales) v,再经过 proj。
+
+    来源:《Attention Is All You Need》(arXiv 1706.03762)3.2 节;课程第 2 课。
+
+    Args:
+        embed_dim (int): 嵌入维度 D,必须能被 num_heads 整除。
+        num_heads (int): 头数 h,每个头的维度 d = D / h。
+        qkv_bias (bool): q、k、v 的线性层是否有偏置。
+        qk_scale (float | None): q k^T 的缩放系数;``None`` 表示 d ** -0.5。
+        dropout (float): 输出(proj 之后)的随机失活概率,0–1。
+        attention_dropout (float): 注意力权重的随机失活概率,0–1。
+
+    Raises:
+        UserError: embed_dim 不能被 num_heads 整除。
+    """
+
+    def __init__(self, embed_dim, num_heads, qkv_bias=False, qk_scale=None, dropout=0.0, attention_dropout=0.0):
+        super().__init__()
+        if num_heads < 1 or embed_dim < 1 or embed_dim % num_heads:
+            raise UserError(
+                f"embed_dim={embed_dim} 不能被 num_heads={num_heads} 整除:"
+                "每个头分到 embed_dim / num_heads 维,两者都要是正整数,请改其中一个。"
+            )
+        self.num_heads = num_heads
+        self.attn_head_size = embed_dim // num_heads
+        self.all_head_size = self.attn_head_size * num_heads
+        self.scales = self.attn_head_size**-0.5 if qk_scale is None else qk_scale
+        self.qkv = Linear(embed_dim, self.all_head_size * 3, bias_attr=None if qkv_bias else False)
+        self.proj = Linear(self.all_head_size, embed_dim)
+        self.softmax = nn.Softmax(axis=-1)
+        self.attn_dropout = nn.Dropout(attention_dropout)
+        self.proj_dropout = nn.Dropout(dropout)
+
+    def transpose_multihead(self, x):
+        """把合在一起的各个头拆开:[B, N, h*d] -> [B, h, N, d]。"""
+        B, N, _ = x.shape
+        x = x.reshape([B, N, self.num_heads, self.attn_head_size])  # [B, N, h, d]
+        return x.transpose([0, 2, 1, 3])  # [B, h, N, d]
+
+    def forward(self, x, need_weights=True):
+        """计算自注意力。
+
+        Args:
+            x (Tensor): [B, N, D]。
+            need_weights (bool): 是否返回注意力权重;不要时省内存,GPU 上还能用融合的注意力算子。
+
+        Returns:
+            tuple: ``(z, attn_weights)``,形状 [B, N, D] 和 [B, h, N, N];``need_weights=False`` 时第二项为 ``None``。
+            attn_weights 是 softmax 之后、随机失活之前的权重,每行之和为 1。
+        """
+        B, N, _ = x.shape
+        q, k, v = map(self.transpose_multihead, self.qkv(x).chunk(3, axis=-1))  # 各 [B, h, N, d]
+        if need_weights:
+            attn_weights = self.softmax(paddle.matmul(q * self.scales, k, transpose_y=True))  # [B, h, N, N]
+            z = paddle.matmul(self.attn_dropout(attn_weights), v)  # [B, h, N, d]
+        else:
+            attn_weights = None
+            z = functional.attention(q, k, v, self.scales, self.attn_dropout.p if self.training else 0.0)
+        z = z.transpose([0, 2, 1, 3])  # [B, N, h, d]
+        z = z.reshape([B, N, self.all_head_size])  # [B, N, h*d]
+        return self.proj_dropout(self.proj(z)), attn_weights
+
+
+class DropPath(nn.Layer):
+    """随机深度(Stochastic Depth):训练时以概率 drop_path 把整条残差分支置零,每张图像独立抽签。
+
+    留下的分支除以保留概率,期望不变;评估时原样返回。来源:arXiv 1603.09382。
+
+    Args:
+        drop_path (float): 丢弃概率,0 <= drop_path < 1。
+
+    Raises:
+        UserError: 概率不在 [0, 1) 内。
+    """
+
+    def __init__(self, drop_path=0.0):
+        super().__init__()
+        if not 0.0 <= drop_path < 1.0:
+            raise UserError(f"drop_path={drop_path} 不合法:丢弃概率应满足 0 <= drop_path < 1。")
+        self.drop_path = drop_path
+
+    def forward(self, x):
+        if self.drop_path == 0.0 or not self.training:
+            return x
+        keep = 1.0 - self.drop_path
+        mask = paddle.bernoulli(paddle.full([x.shape[0]] + [1] * (x.ndim - 1), keep, x.dtype))  # [B, 1, 1]
+        return x * (mask / keep)
+
+
+class EncoderLayer(nn.Layer):
+    """编码器层(Encoder Layer),先归一化(pre-norm),两条残差:
+
+    ``x = x + attn(attn_norm(x))``,``x = x + mlp(mlp_norm(x))``。[B, N, D] -> [B, N, D]。
+    来源:ViT 论文式 (2)(3);课程第 3 课。
+
+    Args:
+        embed_dim (int): 嵌入维度 D。
+        num_heads (int): 头数 h。
+        mlp_ratio (float): Mlp 隐藏层宽度与 D 之比。
+        qkv_bias (bool), qk_scale (float | None): 见 ``Attention``。
+        dropout (float): Attention 输出和 Mlp 里的随机失活概率,0–1。
+        attention_dropout (float): 注意力权重的随机失活概率,0–1。
+        drop_path (float): 两条残差分支的随机深度概率,0–1。
+    """
+
+    def __init__(
+        self,
+        embed_dim,
+        num_heads=4,
+        mlp_ratio=4.0,
+        qkv_bias=False,
+        qk_scale=None,
+        dropout=0.0,
+        attention_dropout=0.0,
+        drop_path=0.0,
+    ):
+        super().__init__()
+        self.attn_norm = nn.LayerNorm(embed_dim)
+        self.attn = Attention(embed_dim, num_heads, qkv_bias, qk_scale, dropout, attention_dropout)
+        self.mlp_norm = nn.LayerNorm(embed_dim)
+        self.mlp = Mlp(embed_dim, mlp_ratio, dropout)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x):
+        z, _ = self.attn(self.attn_norm(x), need_weights=False)  # [B, N, D]
+        x = x + self.drop_path(z)
+        z = self.mlp(self.mlp_norm(x))  # [B, N, D]
+        return x + self.drop_path(z)
+
+
+def sincos_position_embedding(grid_size, embed_dim):
+    """二维正弦余弦位置编码(2-D sin/cos position embedding)。
+
+    一半维度编码行号,一半编码列号;每一半里前一半是 sin(pos * w_i),后一半是 cos(pos * w_i),
+    w_i = 10000 ** (-i / (D/4))。公式见《Attention Is All You Need》3.5 节,二维的拼法同 MoCo v3。
+
+    Args:
+        grid_size (int | (int, int)): 图块网格的 (行数, 列数)。
+        embed_dim (int): 嵌入维度 D,必须是 4 的倍数。
+
+    Returns:
+        numpy.ndarray: float32,[行数 * 列数, D],按行优先排列。
+
+    Raises:
+        UserError: embed_dim 不是 4 的倍数。
+    """
+    rows, columns = as_pair(grid_size, "grid_size")
+    if embed_dim % 4:
+        raise UserError(f"embed_dim={embed_dim} 不是 4 的倍数:二维 sincos 位置编码要把它平分给行、列的 sin 和 cos。")
+    frequency = 10000.0 ** (-np.arange(embed_dim // 4) / (embed_dim / 4))  # [D/4]
+    row, column = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")  # 各 [行数, 列数]
+    row_angle = row.reshape(-1, 1) * frequency  # [N, D/4]
+    column_angle = column.reshape(-1, 1) * frequency  # [N, D/4]
+    parts = [np.sin(row_angle), np.cos(row_angle), np.sin(column_angle), np.cos(column_angle)]
+    return np.concatenate(parts, axis=1).astype("float32")  # [N, D]

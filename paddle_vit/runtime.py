@@ -1,0 +1,142 @@
+"""设备、线程、CPU 调优和随机种子。只有脚本和笔记本调用这里的函数,导入本身什么也不改。"""
+
+import ctypes
+import os
+import platform
+import random
+import sys
+
+import numpy as np
+import paddle
+
+from .errors import UserError
+
+__all__ = ["autocast_dtype", "seed_everything", "setup_runtime"]
+
+
+def _cpu_flags():
+    """/proc/cpuinfo 里的 (厂商, 指令集标志);没有这个文件(macOS、Windows)时是 ("", 空集)。"""
+    vendor, flags = "", set()
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                key, _, value = line.partition(":")
+                if key.strip() == "vendor_id":
+                    vendor = value.strip()
+                elif key.strip() == "flags":
+                    flags = set(value.split())
+                    break
+    except OSError:
+        pass
+    return vendor, flags
+
+
+def _usable_cores():
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _omp_threads_of_user():
+    """使用者启动 Python 时给的 OMP_NUM_THREADS;没给是 None。
+
+    Paddle 在导入时会自己把这个变量设成 1,所以要看进程启动时的环境。
+    """
+    try:
+        with open("/proc/self/environ", "rb") as file:
+            environ = dict(item.split(b"=", 1) for item in file.read().split(b"\0") if b"=" in item)
+    except OSError:
+        return None
+    value = environ.get(b"OMP_NUM_THREADS", b"").decode()
+    return int(value) if value.isdigit() and int(value) > 0 else None
+
+
+def _set_threads(threads):
+    """OMP_NUM_THREADS 在导入 Paddle 时已经读过,之后只能调它自带的 OpenMP 库。"""
+    if not sys.platform.startswith("linux"):
+        return False
+    library = os.path.join(os.path.dirname(paddle.__file__), "libs", "libiomp5.so")
+    if not os.path.exists(library):
+        return False
+    ctypes.CDLL(library).omp_set_num_threads(threads)
+    return True
+
+
+def _set_mkl_path():
+    """Paddle 自带的 MKL 2019 在 AMD 上走慢路径;第一次矩阵乘之前设这个变量能换成快的。返回所设的值。"""
+    if "MKL_DEBUG_CPU_TYPE" in os.environ:
+        return os.environ["MKL_DEBUG_CPU_TYPE"]
+    vendor, flags = _cpu_flags()
+    if vendor != "AuthenticAMD" or platform.machine() != "x86_64":
+        return None
+    if {"avx512f", "avx512dq", "avx512bw", "avx512vl"} <= flags:
+        value = "7"  # AVX-512
+    elif {"avx2", "fma"} <= flags:
+        value = "5"  # AVX2
+    else:
+        return None
+    os.environ["MKL_DEBUG_CPU_TYPE"] = value
+    return value
+
+
+def _keep_malloc_pages():
+    """让 glibc 不把大块内存还给系统,省去每一步重新缺页。"""
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    libc = ctypes.CDLL(None)
+    m_trim_threshold, m_top_pad, m_mmap_max = -1, -2, -4
+    results = [
+        libc.mallopt(m_mmap_max, 0),
+        libc.mallopt(m_trim_threshold, 2**31 - 1),
+        libc.mallopt(m_top_pad, 64 << 20),
+    ]
+    return all(results)
+
+
+def _pick_device(device):
+    gpus = paddle.device.cuda.device_count() if paddle.is_compiled_with_cuda() else 0
+    if device == "auto":
+        device = "gpu" if gpus else "cpu"
+    if device == "gpu" and not gpus:
+        reason = "没有找到可用的 GPU" if paddle.is_compiled_with_cuda() else "安装的 Paddle 是 CPU 版"
+        raise UserError(f"--device gpu:{reason};请改用 --device cpu(或 auto),或按 README 安装 GPU 版 Paddle。")
+    if device not in ("cpu", "gpu"):
+        raise UserError(f"--device {device!r} 不合法:只能是 auto、cpu 或 gpu。")
+    return device
+
+
+def setup_runtime(device="auto", threads=None):
+    """选设备,并让 Paddle 在 CPU 上用足机器。脚本和笔记本在做第一次计算之前调用一次。
+
+    数值结果只有 float32 舍入上的差别。使用者自己设过的环境变量(``OMP_NUM_THREADS``、``MKL_DEBUG_CPU_TYPE``、
+    ``FLAGS_use_stride_kernel``)优先。
+
+    Args:
+        device (str): ``'auto'``(有 GPU 就用)、``'cpu'`` 或 ``'gpu'``。
+        threads (int | None): CPU 线程数;``None`` 表示 ``OMP_NUM_THREADS``,没设就用全部可用的核。
+
+    Returns:
+        dict: 实际生效的设置:``device threads mkl_path malloc stride_kernel``;不适用的项为 ``None``。
+
+    Raises:
+        UserError: 要求 GPU 而没有 GPU,或设备名不合法。
+    """
+    device = _pick_device(device)
+    local_rank = int(os.environ.get("PADDLE_LOCAL_RANK", "0"))
+    settings = dict(device=device, threads=None, mkl_path=None, malloc=None, stride_kernel=None)
+    if device == "gpu":
+        # launch 给每个进程一张可见的卡(FLAGS_selected_gpus);单进程时就是第 0 张
+        paddle.set_device(f"gpu:{os.environ.get('FLAGS_selected_gpus', '0').split(',')[0]}")
+        return settings
+    paddle.set_device("cpu")
+    if threads is None:
+        local_processes = int(os.environ.get("PADDLE_LOCAL_SIZE", "1"))
+        threads = _omp_threads_of_user() or max(1, _usable_cores() // local_processes)
+    if _set_threads(threads):
+        settings["threads"] = threads
+    settings["mkl_path"] = _set_mkl_path()
+    settings["malloc"] = _keep_malloc_pages() or None
+    if "FLAGS_use_stride_kernel" not in os.environ:
+        paddle.set_flags({"FLAGS_use_stride_kernel": False})
+    settings["stride_kernel"] = paddle.get_flags("FLAGS_use_stride_kernel")["FLAGS_use_stride_kernel"]
+    return settings
