@@ -11,7 +11,7 @@ import paddle
 
 from .errors import UserError
 
-__all__ = ["autocast_dtype", "seed_everything", "setup_runtime"]
+__all__ = ["autocast_dtype", "describe_runtime", "seed_everything", "setup_runtime"]
 
 
 def _cpu_flags():
@@ -116,18 +116,17 @@ def setup_runtime(device="auto", threads=None):
         threads (int | None): CPU 线程数;``None`` 表示 ``OMP_NUM_THREADS``,没设就用全部可用的核。
 
     Returns:
-        dict: 实际生效的设置:``device threads mkl_path malloc stride_kernel``;不适用的项为 ``None``。
+        dict: 实际生效的设置:``device threads mkl_path malloc stride_kernel rank processes``;不适用的项为 ``None``。
 
     Raises:
         UserError: 要求 GPU 而没有 GPU,或设备名不合法。
     """
     device = _pick_device(device)
-    local_rank = int(os.environ.get("PADDLE_LOCAL_RANK", "0"))
-    settings = dict(device=device, threads=None, mkl_path=None, malloc=None, stride_kernel=None)
+    settings = dict(device=device, threads=None, mkl_path=None, malloc=None, stride_kernel=None, rank=0, processes=1)
     if device == "gpu":
         # launch 给每个进程一张可见的卡(FLAGS_selected_gpus);单进程时就是第 0 张
         paddle.set_device(f"gpu:{os.environ.get('FLAGS_selected_gpus', '0').split(',')[0]}")
-        return settings
+        return _join_processes(settings)
     paddle.set_device("cpu")
     if threads is None:
         local_processes = int(os.environ.get("PADDLE_LOCAL_SIZE", "1"))
@@ -139,4 +138,52 @@ def setup_runtime(device="auto", threads=None):
     if "FLAGS_use_stride_kernel" not in os.environ:
         paddle.set_flags({"FLAGS_use_stride_kernel": False})
     settings["stride_kernel"] = paddle.get_flags("FLAGS_use_stride_kernel")["FLAGS_use_stride_kernel"]
+    return _join_processes(settings)
+
+
+def _join_processes(settings):
+    """由 ``python -m paddle.distributed.launch`` 启动时,加入进程组。"""
+    processes = paddle.distributed.get_world_size()
+    if processes > 1:
+        paddle.distributed.init_parallel_env()
+        settings.update(rank=paddle.distributed.get_rank(), processes=processes)
     return settings
+
+
+def describe_runtime(settings):
+    """把 ``setup_runtime`` 的结果说成一行。"""
+    if settings["device"] == "gpu":
+        text = f"设备 {paddle.device.get_device()}"
+    else:
+        mkl = {"7": "AVX-512", "5": "AVX2", None: "默认"}.get(settings["mkl_path"], settings["mkl_path"])
+        text = (
+            f"设备 CPU,线程 {settings['threads'] or '默认'},MKL 路径 {mkl},"
+            f"保留内存页 {'开' if settings['malloc'] else '不适用'},stride kernel {'开' if settings['stride_kernel'] else '关'}"
+        )
+    return text + (f",{settings['processes']} 个进程" if settings["processes"] > 1 else "")
+
+
+def seed_everything(seed):
+    """设定 Python、NumPy 和 Paddle 的随机种子。"""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    paddle.seed(seed)
+
+
+def autocast_dtype(precision, device):
+    """由 ``--precision`` 得到混合精度的类型;``None`` 表示全用 float32。
+
+    Args:
+        precision (str): ``'auto'``、``'float32'``、``'bfloat16'`` 或 ``'float16'``。
+        device (str): ``'cpu'`` 或 ``'gpu'``。
+
+    Raises:
+        UserError: 在 CPU 上要求混合精度(Paddle 的动态图在 CPU 上不支持,设了也没有效果)。
+    """
+    if device == "cpu":
+        if precision in ("bfloat16", "float16"):
+            raise UserError(f"--precision {precision} 只能用在 GPU 上:CPU 上请用 float32(或 auto)。")
+        return None
+    if precision == "auto":
+        return "bfloat16" if paddle.amp.is_bfloat16_supported() else "float16"
+    return None if precision == "float32" else precision

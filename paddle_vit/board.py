@@ -1,0 +1,40 @@
+"""启动 VisualDL 的服务。"""
+
+import socket
+from pathlib import Path
+
+from .errors import UserError
+
+__all__ = ["serve"]
+
+
+def serve(logdir, host="127.0.0.1", port=8040):
+    """在前台启动 VisualDL,直到 Ctrl-C。
+
+    语言固定为中文:浏览器不报告语言时,VisualDL 2.5.3 自己猜语言会出错,页面是 HTTP 500。
+
+    Args:
+        logdir (str | Path): 运行目录,或放着几个运行的目录。
+        host (str): 监听的地址。
+        port (int): 端口,1–65535。
+
+    Raises:
+        UserError: 目录里没有记录,或端口被占用。
+    """
+    if not any(Path(logdir).rglob("*vdlrecords*")):
+        raise UserError(f"{logdir} 里没有 VisualDL 记录:请先运行 python scripts/train.py,或给出运行所在的目录。")
+    if not 0 < port < 65536:
+        raise UserError(f"--port {port} 不合法:端口应在 1 到 65535 之间。")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise UserError(f"{host}:{port} 不能监听({error.strerror}):请用 --port 换一个端口。") from None
+
+    from visualdl.server.app import ParseArgs, create_app
+
+    options = {"logdir": [str(logdir)], "host": host, "port": port, "language": "zh", "telemetry": False}
+    app = create_app(ParseArgs(**options))
+    print(f"VisualDL 已启动:在浏览器里打开 http://{host}:{port}/ ,按 Ctrl-C 结束。", flush=True)
+    app.run(debug=False, host=host, port=port, threaded=False)

@@ -1,0 +1,96 @@
+"""命令行的共同部分:中文的参数解析器,和把错误变成一行中文的入口。"""
+
+import argparse
+import difflib
+import errno
+import os
+import sys
+
+from .errors import UserError
+
+__all__ = ["ArgumentParser", "describe_os_error", "run"]
+
+_ARGPARSE_MESSAGES = {  # argparse 自带的英文短语 -> 中文
+    "expected one argument": "后面要跟一个值",
+    "expected at least one argument": "后面至少要跟一个值",
+    "ignored explicit argument": "是开关,不带值;多给了",
+    "the following arguments are required": "缺少参数",
+    "invalid choice": "不合法的取值",
+    "invalid int value": "应为整数,得到",
+    "invalid float value": "应为数字,得到",
+    "choose from": "可选",
+}
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """中文的 ``argparse.ArgumentParser``:用法、帮助和错误都是中文,``--image_size`` 与 ``--image-size`` 等价。"""
+
+    def __init__(self, description):
+        super().__init__(
+            description=description, add_help=False, allow_abbrev=False, formatter_class=argparse.RawTextHelpFormatter
+        )
+        self._positionals.title = "位置参数"
+        self._optionals.title = "选项"
+        self.add_argument("-h", "--help", action="help", help="显示这份帮助")
+
+    def format_help(self):
+        return super().format_help().replace("usage: ", "用法:", 1)
+
+    def error(self, message):
+        for english, chinese in _ARGPARSE_MESSAGES.items():
+            message = message.replace(english, chinese)
+        message = message.replace("argument ", "参数 ", 1)
+        raise UserError(f"{message};运行 --help 查看每个参数的含义。")
+
+    def parse_args(self, args=None, namespace=None):
+        args = [_with_hyphens(arg) for arg in (sys.argv[1:] if args is None else args)]
+        namespace, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            known = [option for action in self._actions for option in action.option_strings]
+            close = difflib.get_close_matches(unknown[0].split("=")[0], known, n=1)
+            hint = f"是不是 {close[0]}?" if close else ""
+            raise UserError(f"不认识的参数 {' '.join(unknown)}:{hint}运行 --help 查看全部参数。")
+        return namespace
+
+
+def _with_hyphens(arg):
+    if not arg.startswith("--"):
+        return arg
+    name, equals, value = arg.partition("=")
+    return name.replace("_", "-") + equals + value
+
+
+def describe_os_error(error, path):
+    """把读写文件时的 ``OSError`` 说成一句中文。"""
+    path = error.filename or path
+    reasons = {
+        errno.ENOSPC: f"磁盘已满,写不下 {path}:请腾出空间或用 --output 换一个磁盘,已经保存的内容不受影响。",
+        errno.EDQUOT: f"磁盘配额用完,写不下 {path}:请腾出空间,已经保存的内容不受影响。",
+        errno.EACCES: f"没有权限访问 {path}:请换一个有权限的目录,或修改它的权限。",
+        errno.EPERM: f"没有权限访问 {path}:请换一个有权限的目录,或修改它的权限。",
+        errno.EROFS: f"{path} 在只读的文件系统上:请用 --output 换一个可写的目录。",
+        errno.ENOENT: f"没有 {path}:请检查路径。",
+        errno.EISDIR: f"{path} 是目录,这里需要文件:请检查路径。",
+        errno.ENOTDIR: f"{path} 的上级不是目录:请检查路径。",
+        errno.EEXIST: f"{path} 已经存在而且不是目录:请换一个路径。",
+        errno.ENAMETOOLONG: "文件名太长:请换一个短一些的路径。",
+    }
+    return reasons.get(error.errno, f"读写 {path} 时出错({error.strerror}):请检查磁盘和路径。")
+
+
+def run(main):
+    """脚本的入口:执行 ``main()``,把使用者能改正的错误打印成一行中文并以状态码 2 退出;Ctrl-C 以 130 退出。"""
+    try:
+        main()
+    except UserError as error:
+        print(f"错误:{error}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:  # 输出接到 head 之类的程序,对方先退出
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        print(f"错误:{describe_os_error(error, error.filename or '文件')}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\n已中断。", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,269 @@
+"""全部设置:一个冻结的数据类(dataclass)。命令行、YAML 配方(recipe)和 ``config.yaml`` 都由它生成。
+
+取值的先后:字段的默认值 < 配方 < 命令行。写错的名字、不合法的值都是错误,不会被忽略。
+"""
+
+import dataclasses
+import difflib
+import os
+from argparse import SUPPRESS, BooleanOptionalAction
+from pathlib import Path
+from typing import Literal, Optional, get_args, get_origin
+
+import yaml
+from pydantic import ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
+
+from .cli import ArgumentParser, describe_os_error
+from .errors import UserError
+from .vit import list_models
+
+__all__ = ["Config", "load_config", "make_config", "parse_config", "save_config"]
+
+RECIPES = Path(__file__).parent / "recipes"
+# 续训时可以换的设置:它们只关系到在哪里跑,不改变结果的定义
+RESUME_MAY_CHANGE = ("device", "threads", "workers", "data_dir")
+
+_MODEL_DECIDES = "不给时由 --model 决定"
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+class Config:
+    """训练的全部设置。每个字段的含义、单位和范围写在它自己的 ``Field`` 里,``--help`` 显示的就是它们。"""
+
+    # 数据
+    dataset: Literal["digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "flowers102", "folder"] = Field(
+        "digits", description="数据集;digits 随包自带,不用联网;folder 是自己的图片:DIR/train/类别/*.jpg"
+    )
+    data_dir: Optional[str] = Field(None, description="数据所在目录;不给时 digits 用自带的,其余联网下载到 Paddle 的缓存")
+    val_fraction: float = Field(
+        0.1, gt=0, lt=0.5, description="从训练部分分出多少作验证集(比例);folder 缺 test/ 时也分出这么多作测试集"
+    )
+    # 模型
+    model: str = Field("vit", description="模型名;vit 是课程里的模型,尺寸由下面的参数改;其余见 README")
+    image_size: Optional[int] = Field(None, gt=0, description="图像边长(像素);不给时由模型名或数据集决定")
+    patch_size: Optional[int] = Field(None, gt=0, description=f"图块边长(像素),要整除图像边长;{_MODEL_DECIDES}")
+    embed_dim: Optional[int] = Field(None, gt=0, description=f"嵌入维度 D;{_MODEL_DECIDES}")
+    depth: Optional[int] = Field(None, gt=0, description=f"编码器层数;{_MODEL_DECIDES}")
+    num_heads: Optional[int] = Field(None, gt=0, description=f"注意力头数,要整除 embed_dim;{_MODEL_DECIDES}")
+    mlp_ratio: Optional[float] = Field(None, gt=0, description=f"Mlp 隐藏层宽度与 D 之比;{_MODEL_DECIDES}")
+    qkv_bias: Optional[bool] = Field(None, description=f"q、k、v 是否有偏置;{_MODEL_DECIDES}")
+    qk_scale: Optional[float] = Field(None, gt=0, description="q k^T 的缩放系数;不给时为 d ** -0.5")
+    pool: Optional[Literal["avg", "cls"]] = Field(
+        None, description=f"汇聚方式:avg 平均所有图块,cls 用 class token;{_MODEL_DECIDES}"
+    )
+    position_embedding: Optional[Literal["none", "learnable", "sincos"]] = Field(
+        None, description=f"位置编码;{_MODEL_DECIDES}"
+    )
+    head: Optional[Literal["linear", "mlp"]] = Field(
+        None, description=f"分类头:linear 一个线性层,mlp 两个线性层;{_MODEL_DECIDES}"
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="随机失活概率(0–1)")
+    attention_dropout: float = Field(0.0, ge=0, lt=1, description="注意力权重的随机失活概率(0–1)")
+    drop_path: float = Field(0.0, ge=0, lt=1, description="最后一层的随机深度概率(0–1),各层从 0 线性增长到它")
+    # 数据增强
+    crop_padding: int = Field(0, ge=0, description="四周补零这么多像素再随机裁回原大小;0 关闭")
+    crop_scale: float = Field(1.0, gt=0, le=1, description="随机缩放裁剪时面积的下限(比例);1 关闭")
+    flip: bool = Field(False, description="随机左右翻转;手写数字不能翻转")
+    rand_augment: int = Field(0, ge=0, le=4, description="RandAugment:每张图像随机做几种变换;0 关闭")
+    rand_augment_magnitude: float = Field(9.0, ge=0, le=10, description="RandAugment 的强度(0–10)")
+    random_erasing: float = Field(0.0, ge=0, le=1, description="随机擦除一块矩形的概率(0–1)")
+    mixup: float = Field(0.0, ge=0, description="mixup 的 Beta 分布参数;0 关闭")
+    cutmix: float = Field(0.0, ge=0, description="cutmix 的 Beta 分布参数;0 关闭;与 mixup 同开时每步各一半机会")
+    # 优化
+    epochs: int = Field(100, gt=0, description="训练轮数(epoch)")
+    batch_size: int = Field(64, gt=0, description="一次前向的图像数,所有进程合计")
+    accumulate: int = Field(1, gt=0, description="累积几批梯度再更新一次;等效批大小 = batch_size * accumulate")
+    lr: float = Field(1e-3, gt=0, description="学习率的峰值")
+    min_lr: float = Field(1e-5, ge=0, description="余弦退火结束时的学习率")
+    warmup_epochs: float = Field(5.0, ge=0, description="学习率线性预热的轮数;超过总轮数一半时按一半算")
+    weight_decay: float = Field(0.05, ge=0, description="AdamW 的权重衰减;偏置、归一化层、token 和位置编码不衰减")
+    beta2: float = Field(0.999, gt=0, lt=1, description="AdamW 的二阶矩系数")
+    label_smoothing: float = Field(0.1, ge=0, lt=1, description="标签平滑(0–1)")
+    clip_grad: float = Field(1.0, ge=0, description="梯度总范数的上限;0 不裁剪")
+    ema: float = Field(0.0, ge=0, lt=1, description="权重的指数滑动平均(EMA)系数,如 0.999;0 关闭;开启时评估用平均后的权重")
+    seed: int = Field(0, ge=0, description="随机种子;同一种子得到同一结果")
+    # 运行
+    device: Literal["auto", "cpu", "gpu"] = Field("auto", description="设备;auto 有 GPU 就用 GPU")
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="计算精度;auto 在 GPU 上用混合精度,在 CPU 上用 float32"
+    )
+    threads: Optional[int] = Field(None, gt=0, description="CPU 线程数;不给时用全部可用的核")
+    workers: int = Field(2, ge=0, description="读取图片文件的进程数;内存里的数据集用不到")
+    output: Optional[str] = Field(None, description="运行目录;不给时为 runs/<数据集>-<时间>")
+    resume: Optional[str] = Field(None, description="继续这个运行目录里没跑完的训练;设置沿用原来的")
+    recipe: str = Field(
+        "auto", description="配方:内置的名字、YAML 文件的路径,auto(用与数据集同名的内置配方)或 none(不用)"
+    )
+    log_every: int = Field(10, gt=0, description="每隔多少步往 VisualDL 写一次")
+    checkpoint_minutes: float = Field(5.0, gt=0, description="一轮很长时,每隔多少分钟也存一次检查点;每轮结束总会存")
+
+    def __post_init__(self):
+        if self.flip and self.dataset in ("digits", "mnist"):
+            raise UserError(f"flip=True 不能用于 {self.dataset}:数字左右翻转后就不是原来的数字了,请去掉 --flip。")
+        names = list_models()
+        if self.model not in names:
+            raise UserError(f"没有名为 {self.model!r} 的模型:可用的有 {'、'.join(names)}。")
+
+    def model_overrides(self):
+        """给 ``create_model`` 的参数:写明了的那些,没写明(``None``)的由模型自己决定。"""
+        names = (
+            "patch_size embed_dim depth num_heads mlp_ratio qkv_bias qk_scale pool position_embedding head "
+            "dropout attention_dropout drop_path"
+        )
+        return {name: getattr(self, name) for name in names.split() if getattr(self, name) is not None}
+
+
+_GROUPS = {"dataset": "数据", "model": "模型", "crop_padding": "数据增强", "epochs": "优化", "device": "运行"}
+
+
+def _choices(field):
+    types = [field.type, *get_args(field.type)]
+    return next((get_args(t) for t in types if get_origin(t) is Literal), None)
+
+
+def _value_name(field):
+    types = {field.type, *get_args(field.type)}
+    return "整数" if int in types else "数字" if float in types else "文字"
+
+
+def _parser():
+    parser = ArgumentParser("训练一个视觉 Transformer。不带参数时在自带的 digits 手写数字上训练,不用联网。")
+    group = parser
+    for field in dataclasses.fields(Config):
+        if field.name in _GROUPS:
+            group = parser.add_argument_group(_GROUPS[field.name])
+        info = field.default
+        default = "" if info.default is None else f"(默认 {info.default})"
+        option = "--" + field.name.replace("_", "-")
+        help_text = f"{info.description}{default}".replace("%", "%%")
+        if bool in (field.type, *get_args(field.type)):
+            group.add_argument(option, action=BooleanOptionalAction, default=SUPPRESS, help=help_text)
+        else:
+            choices = _choices(field)
+            metavar = "{" + ",".join(choices) + "}" if choices else _value_name(field)
+            group.add_argument(option, default=SUPPRESS, metavar=metavar, help=help_text)
+    return parser
+
+
+def _explain(error, source):
+    """pydantic 的第一个错误 -> 一行中文。"""
+    first = error.errors()[0]
+    name, given, context = str(first["loc"][0]), first["input"], first.get("ctx", {})
+    known = [field.name for field in dataclasses.fields(Config)]
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"是不是 {close[0]}?" if close else "全部设置见 --help。"
+        return UserError(f"{source}里有不认识的设置 {name!r}:{hint}")
+    field = next(field for field in dataclasses.fields(Config) if field.name == name)
+    bounds = {"gt": "大于", "ge": "大于等于", "lt": "小于", "le": "小于等于"}
+    limit = next((f"{word} {context[key]:g}" for key, word in bounds.items() if key in context), None)
+    choices = _choices(field)
+    expected = f"只能是 {'、'.join(choices)} 之一" if choices else f"应{limit}" if limit else f"应为{_value_name(field)}"
+    if bool in (field.type, *get_args(field.type)):
+        expected = "应为 true 或 false"
+    option = "--" + name.replace("_", "-")
+    return UserError(f"{option} 的值 {given!r} 不合法:{expected}。含义:{field.default.description}。")
+
+
+def make_config(values, source="设置"):
+    """由字典建立 ``Config``,检查每个名字和取值。
+
+    Args:
+        values (dict): 字段名 -> 值;数字可以是字符串。
+        source (str): 这些值从哪里来,出错时写进提示。
+
+    Raises:
+        UserError: 有不认识的名字或不合法的值。
+    """
+    unknown = [name for name in values if not isinstance(name, str)]
+    if unknown:
+        raise UserError(f"{source}里有不认识的设置 {unknown[0]!r}:设置的名字见 --help。")
+    try:
+        return Config(**values)
+    except ValidationError as error:
+        raise _explain(error, source) from None
+
+
+def _read_yaml(path):
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(describe_os_error(error, path)) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} 不是合法的 YAML({str(error).splitlines()[0]}):请按 设置: 值 一行一个来写。") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UserError(f"{path} 的内容不是 设置: 值 的列表:请参照 paddle_vit/recipes 里的配方。")
+    return values
+
+
+def _recipe_path(name, dataset):
+    if name == "none":
+        return None
+    if name == "auto":
+        path = RECIPES / f"{dataset}.yaml"
+        return path if path.exists() else None
+    if name.endswith((".yaml", ".yml")) or os.sep in name:
+        return Path(name)
+    path = RECIPES / f"{name}.yaml"
+    if not path.exists():
+        known = "、".join(sorted(recipe.stem for recipe in RECIPES.glob("*.yaml")))
+        raise UserError(f"没有名为 {name!r} 的配方:内置的有 {known};自己的配方请给 .yaml 文件的路径。")
+    return path
+
+
+def parse_config(argv=None):
+    """由命令行参数(和它指定的配方,或要继续的运行)得到 ``Config``。
+
+    Raises:
+        UserError: 参数、配方或要继续的运行有误。
+    """
+    given = vars(_parser().parse_args(argv))
+    if given.get("resume") is not None:
+        return _resumed_config(given)
+    path = _recipe_path(given.get("recipe", "auto"), given.get("dataset", "digits"))
+    recipe = {}
+    if path is not None:
+        recipe = _read_yaml(path)
+        for name in ("resume", "recipe"):
+            if name in recipe:
+                raise UserError(f"配方 {path} 里不能有 {name}:它只能在命令行上给。")
+        make_config(recipe, f"配方 {path} ")
+    return make_config({**recipe, **given}, "命令行")
+
+
+def _resumed_config(given):
+    directory = given.pop("resume")
+    saved = load_config(directory)
+    changed = make_config({**dataclasses.asdict(saved), "output": directory, "resume": directory, **given}, "命令行")
+    for name in given:
+        if name not in RESUME_MAY_CHANGE and getattr(changed, name) != getattr(saved, name):
+            option = "--" + name.replace("_", "-")
+            raise UserError(
+                f"{option} {given[name]} 与 {directory} 原来的 {getattr(saved, name)} 不同:续训沿用原来的设置,"
+                f"请去掉 {option};要换设置,请用 --output 开一个新的运行。"
+            )
+    return changed
+
+
+def save_config(config, path):
+    """把全部设置写成 YAML,可以再作 ``--recipe`` 用。"""
+    from .checkpoint import atomic_write
+
+    values = {name: value for name, value in dataclasses.asdict(config).items() if name not in ("output", "resume", "recipe")}
+    text = yaml.safe_dump(values, allow_unicode=True, sort_keys=False)
+    atomic_write(path, f"# 这次运行的全部设置;可以用 --recipe 再跑一次\n{text}".encode())
+
+
+def load_config(directory):
+    """读运行目录里的 ``config.yaml``。
+
+    Raises:
+        UserError: 不是运行目录,或文件损坏。
+    """
+    path = Path(directory) / "config.yaml"
+    if not path.exists():
+        raise UserError(f"{directory} 不是一个运行目录(里面没有 config.yaml):请给 scripts/train.py 建立的目录,如 runs/…。")
+    return make_config(_read_yaml(path), f"{path} ")

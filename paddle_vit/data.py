@@ -1,0 +1,534 @@
+"""数据集:自带的 digits、Paddle 下载的几种、自己的图片文件夹。
+
+每个数据集都分成训练、验证(选最好的一轮)、测试(最后只看一次)三部分。小数据集整个放在内存里,整批增强;
+图片文件夹由 ``paddle.io.DataLoader`` 的进程读取。评估时每张图像恰好用一次,不丢也不换。
+"""
+
+import dataclasses
+import gzip
+import json
+import struct
+import tarfile
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+from PIL import Image, ImageCms, ImageOps
+
+from .augment import IMAGE_NUMBERS, NUMBERS, augment_batch, augment_image, mix_batch, normalize
+from .checkpoint import atomic_write
+from .errors import UserError
+
+__all__ = [
+    "ArrayPart",
+    "Data",
+    "DataInfo",
+    "FilePart",
+    "evaluation_batches",
+    "find_images",
+    "load_data",
+    "load_info",
+    "read_image",
+    "save_info",
+    "stratified_split",
+    "to_input",
+    "training_batches",
+]
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+SPLIT_SEED = 0  # 分出验证集、测试集的种子,固定不变:换训练种子时各部分的图像不变
+DIGITS = Path(__file__).parent / "assets" / "digits.npz"
+
+
+@dataclasses.dataclass(frozen=True)
+class DataInfo:
+    """数据集的说明,随运行保存在 ``data.json``,评估和预测都从这里取。
+
+    Attributes:
+        name (str): 数据集名。
+        classes (tuple[str]): 类别名,下标就是标签。
+        channels (int): 通道数 C,1 或 3。
+        image_size (int): 图像边长,像素。
+        mean, std (tuple[float]): 每个通道的均值和标准差,像素值按 0–1。
+        counts (dict): 训练、验证、测试各有多少张。
+    """
+
+    name: str
+    classes: tuple
+    channels: int
+    image_size: int
+    mean: tuple
+    std: tuple
+    counts: dict
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """一个数据集:说明和三个部分(``ArrayPart`` 或 ``FilePart``)。"""
+
+    info: DataInfo
+    train: Any
+    val: Any
+    test: Any
+
+
+class ArrayPart:
+    """放在内存里的一部分数据。
+
+    Args:
+        images (ndarray): uint8,[n, H, W, C]。
+        labels (ndarray): int64,[n]。
+    """
+
+    def __init__(self, images, labels):
+        self.images, self.labels = images, np.asarray(labels, "int64")
+
+    def __len__(self):
+        return len(self.labels)
+
+    def fetch(self, requests, config=None):
+        """按 ``requests`` 逐批取图像:每项是 (下标 [b], 随机数 [b, NUMBERS] 或 ``None``),得到 uint8 [b, H, W, C]。"""
+        for indices, numbers in requests:
+            images = self.images[indices]  # [b, H, W, C]
+            if numbers is not None and (config.rand_augment or config.crop_scale < 1):
+                size = images.shape[1]
+                images = np.stack(
+                    [
+                        _to_array(augment_image(_to_pillow(image), size, config, row[:IMAGE_NUMBERS]))
+                        for image, row in zip(images, numbers)
+                    ]
+                )
+            yield images
+
+    def read(self, index):
+        """一张图像,uint8 [H, W, C]。"""
+        return self.images[index]
+
+
+class FilePart(paddle.io.Dataset):
+    """图片文件组成的一部分数据,由 ``paddle.io.DataLoader`` 的进程读取、缩放。
+
+    Args:
+        paths (list[Path]): 图片文件。
+        labels (ndarray): int64,[n]。
+        image_size (int): 缩放后的边长,像素。
+        workers (int): 读取进程数。
+    """
+
+    def __init__(self, paths, labels, image_size, workers):
+        super().__init__()
+        self.paths, self.labels = list(paths), np.asarray(labels, "int64")
+        self.image_size, self.workers = image_size, workers
+        self.config = None
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, request):
+        index, numbers = request
+        try:
+            image = read_image(self.paths[index], 3)
+        except UserError as error:  # 在进程里抛出会变成一屏调用栈,带回主进程再抛
+            return str(error)
+        if numbers is None:
+            return _to_array(augment_image(image, self.image_size, _NO_AUGMENTATION, None))
+        return _to_array(augment_image(image, self.image_size, self.config, numbers[:IMAGE_NUMBERS]))
+
+    def fetch(self, requests, config=None):
+        """同 ``ArrayPart.fetch``。"""
+        self.config = config
+        batches = [
+            [(index, None if numbers is None else numbers[i]) for i, index in enumerate(indices)]
+            for indices, numbers in requests
+        ]
+        loader = paddle.io.DataLoader(
+            self, batch_sampler=batches, collate_fn=list, num_workers=self.workers, return_list=True
+        )
+        for batch in loader:
+            for image in batch:
+                if isinstance(image, str):
+                    raise UserError(image)
+            yield np.stack([np.asarray(image) for image in batch])  # [b, H, W, C]
+
+    def read(self, index):
+        """一张图像,uint8 [H, W, C]。"""
+        return _to_array(augment_image(read_image(self.paths[index], 3), self.image_size, _NO_AUGMENTATION, None))
+
+
+class _NoAugmentation:
+    crop_scale, rand_augment = 1.0, 0
+
+
+_NO_AUGMENTATION = _NoAugmentation()
+
+
+def _to_pillow(array):
+    return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
+
+
+def _to_array(image):
+    array = np.asarray(image)
+    return array[:, :, None] if array.ndim == 2 else array  # [H, W, C]
+
+
+def read_image(path, channels):
+    """读一张图片,任何 Pillow 支持的格式和模式,转成灰度或 RGB;透明处垫白,按 EXIF 摆正。
+
+    Args:
+        path (str | Path): 图片文件。
+        channels (int): 1 得到灰度(L),3 得到 RGB。
+
+    Returns:
+        PIL.Image.Image: 模式为 L 或 RGB。
+
+    Raises:
+        UserError: 不是图片、文件不完整,或像素多得可疑。
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # 有些文件的 EXIF、调色板不规范,Pillow 会警告,图像本身没有问题
+        try:
+            with Image.open(path) as image:
+                image.load()
+                image = ImageOps.exif_transpose(image)
+        except FileNotFoundError:
+            raise UserError(f"没有 {path}:请检查路径。") from None
+        except Image.DecompressionBombError:
+            raise UserError(f"{path} 的像素太多({Image.MAX_IMAGE_PIXELS * 2} 以上):请先缩小再用。") from None
+        except (OSError, SyntaxError, ValueError, struct.error, EOFError):
+            raise UserError(f"{path} 不是图片,或文件不完整:请替换或删除它,然后重新运行。") from None
+        return _to_mode(image, "L" if channels == 1 else "RGB")
+
+
+def _to_mode(image, mode):
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):  # 16 位或浮点的灰度图
+        values = np.asarray(image, "float64")
+        top = 65535.0 if values.max(initial=0) > 255 else 255.0
+        image = Image.fromarray(np.clip(values / top * 255, 0, 255).astype("uint8"))
+    elif image.mode == "LAB":
+        to_rgb = ImageCms.buildTransform(ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB")
+        image = ImageCms.applyTransform(image, to_rgb)
+    elif image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        if image.mode in ("La", "RGBa"):
+            image = image.convert(image.mode.upper())
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert(mode)
+
+
+def find_images(directory):
+    """目录里(不含子目录)的图片文件,按名字排序;其他文件忽略。"""
+    return sorted(
+        path
+        for path in Path(directory).iterdir()
+        if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    )
+
+
+def stratified_split(labels, fraction, seed=SPLIT_SEED):
+    """按类别成比例地分成两部分。
+
+    Args:
+        labels (ndarray): [n]。
+        fraction (float): 第二部分所占的比例;每类至少分出一张。
+        seed (int): 随机种子。
+
+    Returns:
+        tuple[ndarray, ndarray]: 两部分的下标,各自升序。
+
+    Raises:
+        UserError: 某一类的图像太少,分不出来。
+    """
+    labels = np.asarray(labels)
+    rng = np.random.default_rng(seed)
+    second = []
+    for label in np.unique(labels):
+        indices = rng.permutation(np.flatnonzero(labels == label))
+        if len(indices) < 2:
+            raise UserError(f"第 {label} 类只有 {len(indices)} 张图像,分不出验证集:每类至少要有 3 张,请补充图片。")
+        second.append(indices[: max(1, round(len(indices) * fraction))])
+    second = np.sort(np.concatenate(second))
+    return np.setdiff1d(np.arange(len(labels)), second), second
+
+
+_FASHION = ("T恤", "裤子", "套头衫", "连衣裙", "外套", "凉鞋", "衬衫", "运动鞋", "包", "短靴")
+_CIFAR10 = ("飞机", "汽车", "鸟", "猫", "鹿", "狗", "青蛙", "马", "船", "卡车")
+_NATIVE_SIZES = {"digits": 8, "mnist": 28, "fashion-mnist": 28, "cifar10": 32, "cifar100": 32}
+
+
+def load_data(config):
+    """按设置载入数据集。
+
+    Args:
+        config (Config): 用到 dataset、data_dir、val_fraction、image_size、model、workers。
+
+    Returns:
+        Data: 三部分数据和说明。
+
+    Raises:
+        UserError: 文件缺失、损坏、下载失败,或图片文件夹不合要求。
+    """
+    size = config.image_size or _image_size_of_model(config.model) or _NATIVE_SIZES.get(config.dataset, 224)
+    if config.data_dir is not None and not Path(config.data_dir).is_dir():
+        raise UserError(f"--data-dir {config.data_dir} 不是目录:请给数据所在的目录。")
+    if config.dataset == "folder":
+        return _load_folder(config, size)
+    if config.dataset == "flowers102":
+        return _load_flowers(config, size)
+    loaders = {"digits": _load_digits, "mnist": _load_mnist, "fashion-mnist": _load_mnist}
+    load = loaders.get(config.dataset, _load_cifar)
+    (train_images, train_labels), (test_images, test_labels), classes = load(config)
+    keep, val = stratified_split(train_labels, config.val_fraction)
+    train_images, test_images = _resize_all(train_images, size), _resize_all(test_images, size)
+    pixels = train_images[keep].reshape(-1, train_images.shape[-1])
+    mean, std = pixels.mean(axis=0) / 255, pixels.std(axis=0) / 255
+    train = ArrayPart(train_images[keep], train_labels[keep])
+    val = ArrayPart(train_images[val], train_labels[val])
+    return _data(config.dataset, classes, size, mean, std, train, val, ArrayPart(test_images, test_labels))
+
+
+def _image_size_of_model(name):
+    return int(name.rsplit("_", 1)[1]) if "_patch" in name else None
+
+
+def _data(name, classes, image_size, mean, std, train, val, test):
+    counts = {"train": len(train), "val": len(val), "test": len(test)}
+    mean, std = tuple(round(float(m), 6) for m in mean), tuple(round(max(float(s), 1e-3), 6) for s in std)
+    return Data(DataInfo(name, tuple(classes), len(mean), image_size, mean, std, counts), train, val, test)
+
+
+def _resize_all(images, size):
+    """uint8 [n, H, W, C] -> [n, size, size, C]。"""
+    if images.shape[1:3] == (size, size):
+        return images
+    resized = [_to_pillow(image).resize((size, size), Image.Resampling.BICUBIC) for image in images]
+    return np.stack([_to_array(image) for image in resized])
+
+
+def _load_digits(config):
+    with np.load(DIGITS) as file:
+        images, labels, test = file["images"], file["labels"].astype("int64"), file["test"]
+    images = np.rint(images * (255 / 16)).astype("uint8")[..., None]  # 原始灰度是 0–16
+    return (images[~test], labels[~test]), (images[test], labels[test]), [str(digit) for digit in range(10)]
+
+
+def _download(config, load):
+    """下载或读取 Paddle 自带的数据集,把各种失败说成一句话。"""
+    try:
+        return load()
+    except (gzip.BadGzipFile, tarfile.TarError, struct.error, EOFError, ValueError, KeyError) as error:
+        where = config.data_dir or "Paddle 的下载缓存(~/.cache/paddle/dataset)"
+        raise UserError(f"{config.dataset} 的文件已损坏({error}):请删除 {where} 里的文件后重新下载。") from None
+    except (RuntimeError, OSError) as error:
+        if config.data_dir is not None:
+            raise UserError(f"读不出 {config.data_dir} 里的 {config.dataset}({error}):请检查文件。") from None
+        raise UserError(
+            f"{config.dataset} 下载失败:请检查网络后重试;或在别处下载好,用 --data-dir 指向它所在的目录;"
+            "没有网络时可以先用自带的 --dataset digits。"
+        ) from None
+
+
+def _local_files(config, names):
+    """``--data-dir`` 里应有的文件;没给 ``--data-dir`` 时是 ``None``(由 Paddle 下载)。"""
+    if config.data_dir is None:
+        return [None] * len(names)
+    paths = [Path(config.data_dir) / name for name in names]
+    missing = [path.name for path in paths if not path.is_file()]
+    if missing:
+        raise UserError(f"--data-dir {config.data_dir} 里缺少 {'、'.join(missing)}:请放入 {config.dataset} 的原始文件。")
+    return [str(path) for path in paths]
+
+
+def _load_mnist(config):
+    from paddle.vision.datasets import MNIST, FashionMNIST
+
+    source = MNIST if config.dataset == "mnist" else FashionMNIST
+    names = [f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
+    files = _local_files(config, names)
+    parts = []
+    for mode, images, labels in (("train", *files[:2]), ("test", *files[2:])):
+        dataset = _download(config, lambda: source(image_path=images, label_path=labels, mode=mode))
+        parts.append(
+            (np.asarray(dataset.images).reshape(-1, 28, 28, 1).astype("uint8"), np.asarray(dataset.labels).reshape(-1))
+        )
+    classes = [str(digit) for digit in range(10)] if config.dataset == "mnist" else _FASHION
+    return *parts, classes
+
+
+def _load_cifar(config):
+    from paddle.vision.datasets import Cifar10, Cifar100
+
+    is_10 = config.dataset == "cifar10"
+    (file,) = _local_files(config, ["cifar-10-python.tar.gz" if is_10 else "cifar-100-python.tar.gz"])
+    parts = []
+    for mode in ("train", "test"):
+        dataset = _download(config, lambda: (Cifar10 if is_10 else Cifar100)(data_file=file, mode=mode))
+        images = np.stack([pixels for pixels, _ in dataset.data]).reshape(-1, 3, 32, 32)
+        parts.append((images.transpose(0, 2, 3, 1).astype("uint8"), np.array([label for _, label in dataset.data])))
+    return *parts, _CIFAR10 if is_10 else [str(label) for label in range(100)]
+
+
+def _load_flowers(config, size):
+    from paddle.vision.datasets import Flowers
+
+    files = _local_files(config, ["102flowers.tgz", "imagelabels.mat", "setid.mat"])
+    parts = {}
+    # Paddle 把官方的训练集和测试集对调了;这里换回来,好与论文的数字相比:训练 1020,验证 1020,测试 6149
+    for part, mode in (("train", "test"), ("val", "valid"), ("test", "train")):
+        dataset = _download(config, lambda: Flowers(*files, mode=mode))
+        paths = [Path(dataset.data_path) / "jpg" / f"image_{index:05}.jpg" for index in dataset.indexes]
+        parts[part] = FilePart(paths, dataset.labels[dataset.indexes - 1].astype("int64") - 1, size, config.workers)
+        check_images(parts[part].paths)
+    return _data("flowers102", [str(i + 1) for i in range(102)], size, [0.5] * 3, [0.5] * 3, **parts)
+
+
+def _load_folder(config, size):
+    if config.data_dir is None:
+        raise UserError("--dataset folder 需要 --data-dir:请给图片所在的目录,里面是 train/类别名/图片。")
+    root = Path(config.data_dir)
+    if not (root / "train").is_dir():
+        raise UserError(f"{root} 里没有 train 目录:图片要按 {root}/train/类别名/图片 摆放。")
+    classes = sorted(path.name for path in (root / "train").iterdir() if path.is_dir() and path.name[0] != ".")
+    if len(classes) < 2:
+        raise UserError(f"{root / 'train'} 里有 {len(classes)} 个类别目录:至少要有 2 个,每类一个目录。")
+    parts = {"train": _scan(root / "train", classes)}
+    for part in ("val", "test"):
+        if (root / part).is_dir():
+            parts[part] = _scan(root / part, classes)
+    for part in ("test", "val"):
+        if part not in parts:
+            paths, labels = parts["train"]
+            few = [name for i, name in enumerate(classes) if (labels == i).sum() < 2 + (part == "test")]
+            if few:
+                raise UserError(
+                    f"{root / 'train' / few[0]} 的图片太少,分不出验证集和测试集:每类至少要有 3 张;"
+                    f"请补充图片,或自己放好 {root / 'val'} 和 {root / 'test'}。"
+                )
+            keep, rest = stratified_split(labels, config.val_fraction)
+            parts[part] = [paths[i] for i in rest], labels[rest]
+            parts["train"] = [paths[i] for i in keep], labels[keep]
+    for paths, _ in parts.values():
+        check_images(paths)
+    parts = {name: FilePart(paths, labels, size, config.workers) for name, (paths, labels) in parts.items()}
+    return _data("folder", classes, size, [0.5] * 3, [0.5] * 3, parts["train"], parts["val"], parts["test"])
+
+
+def _scan(directory, classes):
+    """目录/类别/图片 -> (图片路径, 标签)。"""
+    paths, labels = [], []
+    for path in sorted(directory.iterdir()):
+        if path.is_dir() and path.name[0] != "." and path.name not in classes:
+            raise UserError(f"{path} 在 train 里没有同名的类别:请改名,或在 train 里也放这一类。")
+    for label, name in enumerate(classes):
+        if not (directory / name).is_dir():
+            continue
+        images = find_images(directory / name)
+        if not images and directory.name == "train":
+            raise UserError(f"类别目录 {directory / name} 里没有图片:请放入图片({' '.join(IMAGE_SUFFIXES)}),或删除它。")
+        paths += images
+        labels += [label] * len(images)
+    if not paths:
+        raise UserError(f"{directory} 里没有图片:请按 {directory}/类别名/图片 摆放({' '.join(IMAGE_SUFFIXES)})。")
+    return paths, np.array(labels)
+
+
+def check_images(paths):
+    """开始训练之前把每个文件完整地解码一遍,免得最后才发现坏图。
+
+    Raises:
+        UserError: 有文件不是图片或不完整。
+    """
+
+    def check(path):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                with Image.open(path) as image:
+                    image.draft("RGB", (64, 64))  # JPEG 缩小解码,快得多,但仍要读完整个文件
+                    image.load()
+            except (OSError, SyntaxError, ValueError, struct.error, EOFError, Image.DecompressionBombError):
+                return path
+        return None
+
+    with ThreadPoolExecutor() as pool:
+        bad = [path for path in pool.map(check, paths) if path is not None]
+    if bad:
+        more = f"(另有 {len(bad) - 1} 个)" if len(bad) > 1 else ""
+        raise UserError(f"{bad[0]} 不是图片,或文件不完整{more}:请替换或删除,然后重新运行。")
+
+
+def training_batches(part, config, info, epoch, start=0, rank=0, world=1):
+    """一轮训练的批,已增强、归一化、混合。
+
+    第 epoch 轮第 step 步的一切随机数只由 (seed, epoch, step) 决定,所以能从任何一步接着来。
+    整批先抽好数,第 rank 个进程取其中第 rank、rank + world、… 张,于是进程数不影响结果。
+    最后不满一批的图像这一轮不用(每轮打乱,下一轮就用到);全部图像不足一批时,整个部分就是一批。
+
+    Args:
+        part (ArrayPart | FilePart): 训练部分,n 张。
+        config (Config): 用到 seed、batch_size、accumulate、label_smoothing 和各种增强。
+        info (DataInfo): 类别数、均值、标准差。
+        epoch (int): 第几轮,从 0 起。
+        start (int): 从第几步开始。
+        rank, world (int): 本进程的序号和进程总数。
+
+    Yields:
+        tuple[ndarray, ndarray]: 图像 float32 [b, C, H, W] 和标签分布 float32 [b, K]。
+    """
+    batch = step_size(len(part), config, world)
+    order = np.random.default_rng([config.seed, epoch]).permutation(len(part))
+    requests = []
+    for step in range(start, len(part) // batch):
+        indices = order[step * batch : (step + 1) * batch][rank::world]
+        numbers = np.random.default_rng([config.seed, epoch, step]).random((batch, NUMBERS), "float32")[rank::world]
+        requests.append((indices, numbers))
+    smoothing, K = config.label_smoothing, len(info.classes)
+    for step, (images, (indices, numbers)) in enumerate(zip(part.fetch(requests, config), requests), start):
+        images = augment_batch(images, config, info.mean, info.std, numbers)  # [b, C, H, W]
+        targets = np.eye(K, dtype="float32")[part.labels[indices]] * (1 - smoothing) + smoothing / K  # [b, K]
+        mix_rng = np.random.default_rng([config.seed, epoch, step, 1])
+        yield mix_batch(images, targets.astype("float32"), config.mixup, config.cutmix, mix_rng)
+
+
+def step_size(images, config, world=1):
+    """一次更新用多少张图像(所有进程合计):batch_size * accumulate,图像不够时有多少用多少。"""
+    size = min(config.batch_size * config.accumulate, images)
+    return max(size - size % world, world)
+
+
+def evaluation_batches(part, info, batch_size, rank=0, world=1):
+    """依次给出第 rank、rank + world、… 张图像:(下标 [b], 图像 float32 [b, C, H, W])。不打乱,不增强,一张不丢。"""
+    mine = np.arange(rank, len(part), world)
+    requests = [(mine[i : i + batch_size], None) for i in range(0, len(mine), batch_size)]
+    for (indices, _), images in zip(requests, part.fetch(requests)):
+        yield indices, normalize(images, info.mean, info.std)
+
+
+def to_input(images, info):
+    """一批 Pillow 图像 -> 模型的输入 float32 [B, C, H, W](缩放、中心裁剪、归一化,与训练时评估的处理相同)。"""
+    arrays = [_to_array(augment_image(image, info.image_size, _NO_AUGMENTATION, None)) for image in images]
+    return normalize(np.stack(arrays), info.mean, info.std)
+
+
+def save_info(info, path):
+    """把数据集的说明写成 JSON。"""
+    atomic_write(path, json.dumps(dataclasses.asdict(info), ensure_ascii=False, indent=1).encode())
+
+
+def load_info(path):
+    """读回 ``save_info`` 写的说明。
+
+    Raises:
+        UserError: 文件不存在或已损坏。
+    """
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+        return DataInfo(**values)
+    except FileNotFoundError:
+        raise UserError(f"没有 {path}:这个运行还没有开始训练,请先训练至少一轮。") from None
+    except (ValueError, TypeError, AttributeError):
+        raise UserError(f"{path} 已损坏:请换一个备份,或重新训练。") from None

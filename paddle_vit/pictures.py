@@ -1,0 +1,121 @@
+"""画给人看的图:图像网格、混淆矩阵、错得最离谱的图像。matplotlib 只在用到时导入。"""
+
+import numpy as np
+from PIL import Image
+
+__all__ = ["confusion_figure", "image_grid", "mistakes_figure"]
+
+_CJK_FONTS = (
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "Source Han Sans SC",
+    "Microsoft YaHei",
+    "PingFang SC",
+    "Hiragino Sans GB",
+    "SimHei",
+    "WenQuanYi Micro Hei",
+    "WenQuanYi Zen Hei",
+)
+
+
+def _figure(width, height):
+    """一张不经过 pyplot 的 matplotlib 图(不占全局状态),和它能不能写中文。"""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.font_manager import fontManager
+
+    installed = {font.name for font in fontManager.ttflist}
+    font = next((name for name in _CJK_FONTS if name in installed), None)
+    figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, font
+
+
+def _writable(text, font):
+    """没有中文字体时,把写不出来的名字换成 ``None``,由调用者改用序号。"""
+    return text if font or text.isascii() else None
+
+
+def image_grid(images, columns=8, min_side=64):
+    """把一批图像拼成网格。
+
+    Args:
+        images (ndarray): uint8,[B, H, W, C],C 为 1 或 3。
+        columns (int): 每行几张。
+        min_side (int): 小图像按整数倍放大到不小于这么多像素。
+
+    Returns:
+        ndarray: uint8,[网格高, 网格宽, 3]。
+    """
+    B, H, W, C = images.shape
+    columns = min(columns, B)
+    rows = -(-B // columns)
+    factor = max(1, -(-min_side // min(H, W)))
+    images = images.repeat(factor, axis=1).repeat(factor, axis=2)
+    images = np.broadcast_to(images, (*images.shape[:3], 3))
+    height, width = H * factor + 2, W * factor + 2  # 2 像素的白边
+    grid = np.full((rows * height, columns * width, 3), 255, "uint8")
+    for i, image in enumerate(images):
+        top, left = i // columns * height, i % columns * width
+        grid[top : top + height - 2, left : left + width - 2] = image
+    return grid
+
+
+def confusion_figure(confusion, classes, title):
+    """混淆矩阵(confusion matrix)。
+
+    Args:
+        confusion (ndarray): int,[K, K],行是真实类别,列是预测类别。
+        classes (Sequence[str]): 类别名。
+        title (str): 标题。
+
+    Returns:
+        matplotlib.figure.Figure
+    """
+    K = len(classes)
+    side = min(4 + 0.35 * K, 16)
+    figure, font = _figure(side + 1, side)
+    style = {"fontfamily": [font, "DejaVu Sans"]} if font else {}
+    axes = figure.subplots()
+    share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(image, ax=axes, fraction=0.046)
+    if K <= 30:
+        names = [_writable(name, font) or str(i) for i, name in enumerate(classes)]
+        axes.set_xticks(range(K), names, rotation=45, ha="right", **style)
+        axes.set_yticks(range(K), names, **style)
+        for i in range(K):
+            for j in range(K):
+                if confusion[i, j]:
+                    color = "white" if share[i, j] > 0.5 else "black"
+                    axes.text(j, i, str(confusion[i, j]), ha="center", va="center", fontsize=8, color=color)
+    axes.set_xlabel("预测类别" if font else "predicted", **style)
+    axes.set_ylabel("真实类别" if font else "true", **style)
+    axes.set_title(_writable(title, font) or "confusion matrix", **style)
+    return figure
+
+
+def mistakes_figure(images, captions, title):
+    """错得最离谱的图像,每张上方写真实类别和预测类别。
+
+    Args:
+        images (list[ndarray]): uint8,[H, W, C]。
+        captions (list[tuple[str, str, float]]): 每张的 (真实类别, 预测类别, 预测概率 0–1)。
+        title (str): 标题。
+
+    Returns:
+        matplotlib.figure.Figure
+    """
+    columns = min(6, max(len(images), 1))
+    rows = max(-(-len(images) // columns), 1)
+    figure, font = _figure(1.6 * columns, 1.9 * rows + 0.5)
+    style = {"fontfamily": [font, "DejaVu Sans"]} if font else {}
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axis in axes:
+        axis.axis("off")
+    for axis, image, (true, predicted, probability) in zip(axes, images, captions):
+        axis.imshow(Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image), cmap="gray")
+        caption = f"{true} → {predicted} {probability:.0%}"
+        axis.set_title(_writable(caption, font) or f"{probability:.0%}", fontsize=9, **style)
+    figure.suptitle(_writable(title, font) or "worst mistakes (true → predicted)", **style)
+    return figure

@@ -1,0 +1,490 @@
+"""训练:优化器、学习率、一轮训练、评估、整个过程。第二个读这个文件。"""
+
+import contextlib
+import dataclasses
+import json
+import math
+import time
+
+import numpy as np
+import paddle
+import paddle.distributed as dist
+import paddle.nn.functional as F
+
+from .checkpoint import atomic_write, load_weights_into, read_state, save_weights, write_state
+from .data import evaluation_batches, step_size, training_batches
+from .errors import UserError
+from .vit import count_parameters
+
+__all__ = ["Ema", "Evaluation", "evaluate", "fit", "learning_rate", "make_optimizer"]
+
+
+def learning_rate(step, config, steps_per_epoch):
+    """第 step 步(从 0 起)的学习率:线性预热到 lr,再余弦退火(arXiv 1608.03983)到 min_lr。"""
+    total = config.epochs * steps_per_epoch
+    warmup = min(round(config.warmup_epochs * steps_per_epoch), total // 2)
+    if step < warmup:
+        return config.lr * (step + 1) / warmup
+    progress = (step - warmup) / max(total - warmup, 1)
+    return config.min_lr + (config.lr - config.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def is_decayed(name, parameter):
+    """权重衰减只用于矩阵和卷积核:偏置、归一化层(都是一维)、class token 和位置编码不衰减。"""
+    return parameter.ndim > 1 and name.split(".")[-1] not in ("class_token", "position_embedding")
+
+
+def make_optimizer(model, config):
+    """AdamW(arXiv 1711.05101);学习率由训练循环每步设置。"""
+    decayed = {parameter.name for name, parameter in model.named_parameters() if is_decayed(name, parameter)}
+    return paddle.optimizer.AdamW(
+        learning_rate=config.lr,
+        beta2=config.beta2,
+        parameters=model.parameters(),
+        weight_decay=config.weight_decay,
+        apply_decay_param_fun=lambda name: name in decayed,
+    )
+
+
+class Ema:
+    """权重的指数滑动平均(Exponential Moving Average):average = decay * average + (1 - decay) * weight。
+
+    开头几步用较小的系数 (1 + n) / (10 + n),免得随机的初值留得太久。
+
+    Args:
+        model (nn.Layer): 被平均的模型。
+        decay (float): 系数,0–1;0 表示不平均,平均值就是当前权重。
+    """
+
+    def __init__(self, model, decay):
+        self.decay, self.updates = decay, 0
+        self.parameters = dict(model.named_parameters())
+        self.averages = {name: p.detach().clone() for name, p in self.parameters.items()} if decay else {}
+
+    def update(self):
+        """每次更新权重之后调用。"""
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        with paddle.no_grad():
+            for name, average in self.averages.items():
+                average.lerp_(self.parameters[name], 1 - decay)
+
+    @contextlib.contextmanager
+    def applied(self):
+        """在 with 里,模型用的是平均后的权重。"""
+        saved = {name: self.parameters[name].detach().clone() for name in self.averages}
+        for name, average in self.averages.items():
+            self.parameters[name].set_value(average)
+        try:
+            yield
+        finally:
+            for name, value in saved.items():
+                self.parameters[name].set_value(value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """逐张的评估结果,各种指标都由它算出。
+
+    Attributes:
+        labels (ndarray): int64,[n],真实类别。
+        losses (ndarray): float32,[n],交叉熵(不含标签平滑)。
+        classes (ndarray): int64,[n, k],概率最大的 k 个类别,k = min(5, 类别数)。
+        probabilities (ndarray): float32,[n, k],它们的概率。
+    """
+
+    labels: np.ndarray
+    losses: np.ndarray
+    classes: np.ndarray
+    probabilities: np.ndarray
+
+    @property
+    def loss(self):
+        """平均损失。"""
+        return float(self.losses.mean())
+
+    @property
+    def top1(self):
+        """第一名就是真实类别的比例,0–1。"""
+        return float((self.classes[:, 0] == self.labels).mean())
+
+    @property
+    def top5(self):
+        """前五名(类别不足五个时是全部)里有真实类别的比例,0–1。"""
+        return float((self.classes == self.labels[:, None]).any(axis=1).mean())
+
+    def confusion(self, num_classes):
+        """混淆矩阵,int [K, K],行是真实类别,列是预测类别。"""
+        matrix = np.zeros((num_classes, num_classes), int)
+        np.add.at(matrix, (self.labels, self.classes[:, 0]), 1)
+        return matrix
+
+    def worst(self, count):
+        """判错的图像里,预测概率最高的几张的下标。"""
+        wrong = np.flatnonzero(self.classes[:, 0] != self.labels)
+        return wrong[np.argsort(-self.probabilities[wrong, 0], kind="stable")][:count]
+
+
+@paddle.no_grad()
+def evaluate(model, part, info, batch_size, precision=None, rank=0, world=1):
+    """在一部分数据上评估;多进程时各算一份,每张图像恰好算一次。
+
+    Args:
+        model (nn.Layer): 图像 [B, C, H, W] -> logits [B, K]。
+        part (ArrayPart | FilePart): 数据,n 张。
+        info (DataInfo): 均值、标准差、类别。
+        batch_size (int): 每批多少张。
+        precision (str | None): 混合精度的类型,``None`` 是 float32。
+        rank, world (int): 本进程的序号和进程总数。
+
+    Returns:
+        Evaluation
+    """
+    model.eval()
+    k = min(5, len(info.classes))
+    results = np.zeros((len(part), 1 + 2 * k), "float32")  # 每张:损失、k 个类别、k 个概率
+    for indices, images in evaluation_batches(part, info, batch_size, rank, world):
+        with _autocast(precision):
+            logits = model(paddle.to_tensor(images))  # [b, K]
+        logits = logits.astype("float32")
+        labels = paddle.to_tensor(part.labels[indices])  # [b]
+        losses = F.cross_entropy(logits, labels, reduction="none")  # [b, 1] 或 [b]
+        probabilities, classes = F.softmax(logits).topk(k)  # 各 [b, k]
+        results[indices, 0] = losses.numpy().reshape(-1)
+        results[indices, 1 : 1 + k] = classes.numpy()
+        results[indices, 1 + k :] = probabilities.numpy()
+    if world > 1:
+        shared = paddle.to_tensor(results)
+        dist.all_reduce(shared)  # 各进程的非零行互不重叠,相加就是合并
+        results = shared.numpy()
+    model.train()
+    return Evaluation(part.labels, results[:, 0], results[:, 1 : 1 + k].astype("int64"), results[:, 1 + k :])
+
+
+def _autocast(precision):
+    if precision is None:
+        return contextlib.nullcontext()
+    return paddle.amp.auto_cast(dtype=precision, level="O1")
+
+
+def _seed_step(seed, epoch, step, rank):
+    """每一步重设 Paddle 的随机数:dropout 只由 (seed, epoch, step, rank) 决定,从任何一步续训都一样。"""
+    paddle.seed(int(np.random.SeedSequence([seed, epoch, step, rank]).generate_state(1)[0]))
+
+
+@dataclasses.dataclass
+class _Progress:
+    """训练到哪里了;续训时从检查点恢复。"""
+
+    epoch: int = 0  # 正在进行的一轮,从 0 起
+    step: int = 0  # 这一轮里已经做完的步数
+    loss_sum: float = 0.0  # 这一轮至今的损失之和、判对数、图像数、用时(秒)
+    correct: float = 0.0
+    images: int = 0
+    epoch_seconds: float = 0.0
+    seconds: float = 0.0  # 全程用时(秒),含评估
+    best_epoch: int = 0  # 从 1 起;0 表示还没有
+    best_top1: float = -1.0
+    best_loss: float = math.inf
+
+    def start_epoch(self, epoch):
+        self.epoch, self.step = epoch, 0
+        self.loss_sum, self.correct, self.images, self.epoch_seconds = 0.0, 0.0, 0, 0.0
+
+
+class _Trainer:
+    """把模型、优化器、EMA 和进度放在一起,好整个存进检查点。"""
+
+    def __init__(self, model, data, config, directory, precision, rank, world):
+        self.model, self.data, self.config, self.directory = model, data, config, directory
+        self.precision, self.rank, self.world = precision, rank, world
+        self.optimizer = make_optimizer(model, config)
+        self.scaler = paddle.amp.GradScaler(enable=precision == "float16")
+        self.ema = Ema(model, config.ema)
+        self.progress = _Progress()
+        self.batch = step_size(len(data.train), config, world)
+        self.steps_per_epoch = len(data.train) // self.batch
+        self.parallel = None
+
+    # ---- 一步 ----
+
+    def train_step(self, images, targets, learning_rate):
+        """一次更新:前向、反向(累积 accumulate 批)、裁剪、AdamW、EMA。
+
+        Args:
+            images (ndarray): float32,[b, C, H, W]。
+            targets (ndarray): float32,[b, K],标签分布。
+            learning_rate (float): 这一步的学习率。
+
+        Returns:
+            tuple[float, int, float]: 平均损失、判对的张数、裁剪之前的梯度总范数。
+        """
+        chunks = min(self.config.accumulate, len(images))
+        pieces = list(zip(np.array_split(images, chunks), np.array_split(targets, chunks)))
+        total_loss, correct = 0.0, 0
+        for i, (x, y) in enumerate(pieces):
+            last = i == chunks - 1
+            with contextlib.nullcontext() if last or self.world == 1 else self.parallel.no_sync():
+                with _autocast(self.precision):
+                    logits = self.parallel(paddle.to_tensor(x))  # [b, K]
+                y = paddle.to_tensor(y)
+                loss = F.cross_entropy(logits.astype("float32"), y, soft_label=True) * (len(x) / len(images))
+                self.scaler.scale(loss).backward()
+            total_loss += float(loss)
+            correct += int((logits.argmax(-1) == y.argmax(-1)).sum())
+        self.scaler.unscale_(self.optimizer)
+        clip = self.config.clip_grad or math.inf
+        norm = float(paddle.nn.utils.clip_grad_norm_(self.model.parameters(), clip))
+        healthy = math.isfinite(total_loss) and (math.isfinite(norm) or self.precision == "float16")
+        if not healthy:
+            p = self.progress
+            raise UserError(
+                f"第 {p.epoch + 1} 轮第 {p.step + 1} 步(全程第 {p.epoch * self.steps_per_epoch + p.step + 1} 步)"
+                f"损失或梯度变成了 NaN 或无穷大(loss={total_loss},梯度范数={norm},lr={learning_rate:g}):"
+                "请调小 --lr,加长 --warmup-epochs,或检查数据;之前的检查点不受影响。"
+            )
+        self.optimizer.set_lr(learning_rate)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.clear_grad()
+        self.ema.update()
+        return total_loss, correct, norm
+
+    # ---- 一轮 ----
+
+    def train_epoch(self, log):
+        """训练一轮(续训时是一轮剩下的部分),返回这一轮的平均损失、正确率和每秒图像数。"""
+        p, config, data = self.progress, self.config, self.data
+        self.model.train()
+        batches = training_batches(data.train, config, data.info, p.epoch, p.step, self.rank, self.world)
+        last_save = started = time.monotonic()
+        seconds_before, epoch_seconds_before, images_before = p.seconds, p.epoch_seconds, p.images
+        for images, targets in batches:
+            _seed_step(config.seed, p.epoch, p.step, self.rank)
+            global_step = p.epoch * self.steps_per_epoch + p.step
+            if p.step == 0 and _is_now_and_then(p.epoch, config.epochs):
+                log.images("train/images", to_pixels(images[:32], data.info), p.epoch + 1)
+            lr = learning_rate(global_step, config, self.steps_per_epoch)
+            loss, correct, norm = self.train_step(images, targets, lr)
+            p.step += 1
+            p.loss_sum += loss * len(images)
+            p.correct += correct
+            p.images += len(images)
+            now = time.monotonic()
+            p.epoch_seconds = epoch_seconds_before + now - started
+            p.seconds = seconds_before + now - started
+            speed = self.world * (p.images - images_before) / (now - started)
+            scalars = {
+                "loss/train_step": loss,
+                "step/lr": lr,
+                "step/grad_norm": norm,
+                "step/images_per_second": speed,
+            }
+            log.step(p.epoch, global_step, scalars, p.loss_sum / p.images, p.correct / p.images, speed)
+            if p.step % 20 == 0 and p.step < self.steps_per_epoch:
+                (waited,) = self._sum_over_processes(now - last_save)  # 各进程要做出同一个决定
+                if waited > config.checkpoint_minutes * 60 * self.world:
+                    self.save(log)
+                    last_save = now
+        loss_sum, correct, images = self._sum_over_processes(p.loss_sum, p.correct, p.images)
+        return loss_sum / images, correct / images, images / p.epoch_seconds
+
+    def _sum_over_processes(self, *values):
+        if self.world == 1:
+            return values
+        total = paddle.to_tensor(values, dtype="float64")
+        dist.all_reduce(total)
+        return total.tolist()
+
+    # ---- 检查点 ----
+
+    def save(self, log):
+        """存续训状态;多进程时各进程的统计不同,合并后由 0 号进程写。"""
+        p = self.progress
+        sums = self._sum_over_processes(p.loss_sum, p.correct, p.images)
+        if self.rank:
+            return
+        tensors = {f"model/{name}": value.numpy() for name, value in self.model.state_dict().items()}
+        tensors.update({f"ema/{name}": value.numpy() for name, value in self.ema.averages.items()})
+        tensors.update({f"optimizer/{name}": value.numpy() for name, value in self._optimizer_state().items()})
+        metadata = {
+            "progress": {**dataclasses.asdict(p), "loss_sum": sums[0], "correct": sums[1], "images": sums[2]},
+            "ema_updates": self.ema.updates,
+            "scaler": {name: np.asarray(value).tolist() for name, value in self.scaler.state_dict().items()},
+            "log": log.position(),
+        }
+        write_state(self.directory / "last.safetensors", tensors, metadata)
+
+    def _optimizer_state(self):
+        """优化器状态,名字从 Paddle 自动起的(随进程里建过多少层而变)换成模型里的参数名。"""
+        names = {parameter.name: name for name, parameter in self.model.named_parameters()}
+        state = {}
+        for key, value in self.optimizer.state_dict().items():
+            owner = next((auto for auto in names if key.startswith(f"{auto}_")), None)
+            if owner is not None:
+                state[f"{names[owner]}/{key[len(owner) + 1 :]}"] = value
+        return state
+
+    def restore(self):
+        """读回续训状态;没有存过就从头开始。返回记录的位置,或 ``None``。"""
+        path = self.directory / "last.safetensors"
+        if not path.exists():
+            return None
+        tensors, metadata = read_state(path)
+        parts = {"model": {}, "ema": {}, "optimizer": {}}
+        for key, value in tensors.items():
+            part, name = key.split("/", 1)
+            parts[part][name] = value
+        expected = {name: list(value.shape) for name, value in self.model.state_dict().items()}
+        if expected != {name: list(value.shape) for name, value in parts["model"].items()}:
+            raise UserError(f"{path} 属于另一个模型:请检查 config.yaml 是否被改过,或用 --output 开一个新的运行。")
+        self.model.set_state_dict(parts["model"])
+        for name, average in self.ema.averages.items():
+            average.set_value(parts["ema"][name])
+        self.ema.updates = metadata["ema_updates"]
+        auto_names = {name: parameter.name for name, parameter in self.model.named_parameters()}
+        state = {}
+        for key, value in parts["optimizer"].items():
+            name, kind = key.rsplit("/", 1)
+            state[f"{auto_names[name]}_{kind}"] = paddle.to_tensor(value)
+        self.optimizer.set_state_dict(state)
+        if metadata["scaler"]:
+            self.scaler.load_state_dict({k: np.asarray(v, "float32") for k, v in metadata["scaler"].items()})
+        self.progress = _Progress(**metadata["progress"])
+        if self.rank:  # 合并后的统计只留在 0 号进程
+            self.progress.loss_sum = self.progress.correct = self.progress.images = 0
+        return metadata["log"]
+
+    def update_best(self, evaluation):
+        """验证正确率更高(相同时损失更小)就存下当前(EMA)权重。"""
+        p = self.progress
+        if (evaluation.top1, -evaluation.loss) <= (p.best_top1, -p.best_loss):
+            return
+        p.best_epoch, p.best_top1, p.best_loss = p.epoch + 1, evaluation.top1, evaluation.loss
+        if self.rank == 0:
+            save_weights(self.directory / "best.pdparams", self.model.state_dict())
+
+
+def to_pixels(images, info):
+    """归一化的反过程:float32 [B, C, H, W] -> uint8 [B, H, W, C],用来给人看。"""
+    pixels = images.transpose(0, 2, 3, 1) * np.asarray(info.std) + np.asarray(info.mean)
+    return np.clip(np.rint(pixels * 255), 0, 255).astype("uint8")
+
+
+def _is_now_and_then(epoch, epochs):
+    """整个训练里大约十次:图像、直方图、混淆矩阵不必每轮都写。"""
+    return epoch == 0 or epoch == epochs - 1 or (epoch + 1) % max(1, epochs // 10) == 0
+
+
+def fit(model, data, config, directory, make_log, precision=None, rank=0, world=1):
+    """整个训练:每轮训练、验证、存检查点;最后在测试集上评估一次,写 summary.json。
+
+    目录里有检查点时接着训练,结果与从未中断的训练相同。
+
+    Args:
+        model (nn.Layer): 要训练的模型。
+        data (Data): 数据集的三个部分。
+        config (Config): 设置。
+        directory (Path): 运行目录,已经建好。
+        make_log (Callable): (每轮步数, 续训位置) -> ``RunLog``。
+        precision (str | None): 混合精度的类型,``None`` 是 float32。
+        rank, world (int): 本进程的序号和进程总数。
+
+    Returns:
+        dict: summary.json 的内容。
+
+    Raises:
+        UserError: 损失变成 NaN、检查点损坏、磁盘满等。
+    """
+    trainer = _Trainer(model, data, config, directory, precision, rank, world)
+    position = trainer.restore()
+    trainer.parallel = paddle.DataParallel(model) if world > 1 else model
+    log = make_log(trainer.steps_per_epoch, position)
+    try:
+        return _fit(trainer, log, resumed=position is not None)
+    finally:
+        log.close()
+
+
+def _fit(trainer, log, resumed):
+    p, config, data, info = trainer.progress, trainer.config, trainer.data, trainer.data.info
+    parameters = count_parameters(trainer.model)
+    counts = " / ".join(f"{info.counts[part]}" for part in ("train", "val", "test"))
+    log.say(f"数据 {info.name}:训练/验证/测试 {counts} 张,{len(info.classes)} 类,{info.image_size} 像素")
+    log.say(f"模型 {config.model}:{parameters:,} 个参数;每轮 {trainer.steps_per_epoch} 步,每步 {trainer.batch} 张")
+    if resumed:
+        log.say(f"续训:从第 {p.epoch + 1} 轮第 {p.step + 1} 步接着来" if p.epoch < config.epochs else "续训:训练已完成")
+    while p.epoch < config.epochs:
+        train_loss, train_top1, speed = trainer.train_epoch(log)
+        started = time.monotonic()
+        with trainer.ema.applied():
+            evaluation = evaluate(
+                trainer.model, data.val, info, config.batch_size, trainer.precision, trainer.rank, trainer.world
+            )
+            trainer.update_best(evaluation)
+        p.seconds += time.monotonic() - started
+        if _is_now_and_then(p.epoch, config.epochs):
+            log.evaluation("val", evaluation, data.val, info.classes, p.epoch + 1)
+            weights = ((name, value.numpy()) for name, value in trainer.model.named_parameters() if value.ndim > 1)
+            log.histograms(weights, p.epoch + 1)
+        log.epoch(
+            {
+                "epoch": p.epoch + 1,
+                "train_loss": train_loss,
+                "train_top1": train_top1,
+                "val_loss": evaluation.loss,
+                "val_top1": evaluation.top1,
+                "lr": learning_rate((p.epoch + 1) * trainer.steps_per_epoch - 1, config, trainer.steps_per_epoch),
+                "images_per_second": speed,
+                "seconds": p.seconds,
+            }
+        )
+        p.start_epoch(p.epoch + 1)
+        trainer.save(log)
+    return _finish(trainer, log, parameters)
+
+
+def _finish(trainer, log, parameters):
+    """用验证集上最好的权重在测试集上评估一次。"""
+    p, config, data, info = trainer.progress, trainer.config, trainer.data, trainer.data.info
+    if trainer.world > 1:
+        dist.barrier()  # 等 0 号进程写完 best.pdparams
+    load_weights_into(trainer.model, trainer.directory / "best.pdparams")
+    evaluation = evaluate(
+        trainer.model, data.test, info, config.batch_size, trainer.precision, trainer.rank, trainer.world
+    )
+    summary = {
+        "test_top1": evaluation.top1,
+        "test_top5": evaluation.top5,
+        "test_loss": evaluation.loss,
+        "val_top1": p.best_top1,
+        "val_loss": p.best_loss,
+        "best_epoch": p.best_epoch,
+        "epochs": config.epochs,
+        "seconds": round(p.seconds, 2),
+        "parameters": parameters,
+        "dataset": info.name,
+        "model": config.model,
+        "seed": config.seed,
+        "processes": trainer.world,
+        "device": paddle.device.get_device(),
+        "precision": trainer.precision or "float32",
+        "paddle": paddle.__version__,
+    }
+    log.evaluation("test", evaluation, data.test, info.classes, p.best_epoch)
+    metrics = {name: summary[name] for name in ("test_top1", "val_top1", "best_epoch", "seconds")}
+    settings = dataclasses.asdict(config)
+    log.hyper_parameters({name: value for name, value in settings.items() if name not in _NOT_HYPER}, metrics)
+    if trainer.rank == 0:
+        text = json.dumps(summary, ensure_ascii=False, indent=1)
+        atomic_write(trainer.directory / "summary.json", f"{text}\n".encode())
+    log.say(
+        f"完成:测试 top-1 {evaluation.top1:.2%}(第 {p.best_epoch} 轮的权重,验证 {p.best_top1:.2%}),用时 {p.seconds:.0f} 秒"
+    )
+    return summary
+
+
+# 与超参数比较无关的设置
+_NOT_HYPER = (
+    "data_dir device threads workers output resume recipe log_every checkpoint_minutes val_fraction"
+).split()

@@ -1,0 +1,39 @@
+"""评估一个训练好的运行:损失、top-1、top-5 和每一类的正确率。"""
+
+import dataclasses
+
+from paddle_vit.cli import ArgumentParser, run
+from paddle_vit.data import load_data
+from paddle_vit.runs import load_run
+from paddle_vit.runtime import setup_runtime
+from paddle_vit.training import evaluate
+
+
+def main():
+    parser = ArgumentParser("评估一个训练好的运行:损失、top-1、top-5 和每一类的正确率。")
+    parser.add_argument("run", metavar="RUN", help="运行目录,如 runs/digits-20260101-120000")
+    parser.add_argument("--part", choices=("train", "val", "test"), default="test", help="在哪一部分上评估(默认 test)")
+    parser.add_argument("--data-dir", help="数据所在的目录;不给时用训练时的")
+    parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto", help="设备(默认 auto)")
+    args = parser.parse_args()
+
+    setup_runtime(args.device)
+    loaded = load_run(args.run)
+    config = loaded.config
+    if args.data_dir is not None:
+        config = dataclasses.replace(config, data_dir=args.data_dir)
+    data = load_data(config)
+    part = getattr(data, args.part)
+    result = evaluate(loaded.model, part, loaded.info, config.batch_size)
+
+    classes = loaded.info.classes
+    print(f"{args.run} 在 {loaded.info.name} 的 {args.part} 部分({len(part)} 张)上:")
+    print(f"损失 {result.loss:.4f}  top-1 {result.top1:.2%}  top-5 {result.top5:.2%}")
+    confusion = result.confusion(len(classes))
+    for name, row, right in zip(classes, confusion, confusion.diagonal()):
+        total = row.sum()
+        print(f"  {name}\t{right}/{total}" + (f"\t{right / total:.2%}" if total else ""))
+
+
+if __name__ == "__main__":
+    run(main)

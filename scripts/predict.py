@@ -1,0 +1,25 @@
+"""用训练好的运行给图片分类。"""
+
+from paddle_vit.cli import ArgumentParser, run
+from paddle_vit.predict import expand_paths, predict
+from paddle_vit.runs import load_run
+from paddle_vit.runtime import setup_runtime
+
+
+def main():
+    parser = ArgumentParser("用训练好的运行给图片分类,打印最可能的几类和概率。")
+    parser.add_argument("run", metavar="RUN", help="运行目录,如 runs/digits-20260101-120000")
+    parser.add_argument("images", metavar="IMAGE", nargs="+", help="图片文件、目录或通配符,如 photos/ 'a*.png'")
+    parser.add_argument("--top", type=int, default=3, help="每张图片打印几类(默认 3)")
+    parser.add_argument("--invert", action="store_true", help="先把图片反色;白底黑字的数字要加它(训练数据是黑底白字)")
+    parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto", help="设备(默认 auto)")
+    args = parser.parse_args()
+
+    setup_runtime(args.device)
+    loaded = load_run(args.run)
+    for path, ranking in predict(loaded, expand_paths(args.images), args.top, args.invert):
+        print(f"{path}\t" + "\t".join(f"{name} {probability:.2%}" for name, probability in ranking))
+
+
+if __name__ == "__main__":
+    run(main)

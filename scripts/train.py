@@ -1,0 +1,31 @@
+"""训练一个视觉 Transformer。不带参数时在自带的 digits 上训练;全部参数见 --help。"""
+
+from functools import partial
+
+from paddle_vit.cli import run
+from paddle_vit.config import parse_config
+from paddle_vit.data import load_data, save_info
+from paddle_vit.logs import RunLog
+from paddle_vit.runs import build_model, open_run
+from paddle_vit.runtime import autocast_dtype, describe_runtime, seed_everything, setup_runtime
+from paddle_vit.training import fit
+
+
+def main():
+    config = parse_config()
+    runtime = setup_runtime(config.device, config.threads)
+    rank, world = runtime["rank"], runtime["processes"]
+    precision = autocast_dtype(config.precision, runtime["device"])
+    with open_run(config, write=rank == 0) as directory:
+        data = load_data(config)
+        seed_everything(config.seed)
+        model = build_model(config, data.info)
+        if rank == 0:
+            save_info(data.info, directory / "data.json")
+            print(f"{describe_runtime(runtime)}\n运行目录 {directory};看曲线:python scripts/board.py {directory.parent}")
+        make_log = partial(RunLog, directory, config.epochs, every=config.log_every, enabled=rank == 0)
+        fit(model, data, config, directory, make_log, precision, rank, world)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,25 @@
+from setuptools import find_packages, setup
+
+setup(
+    name="paddle_vit",
+    version="0.1.0",
+    description="从零开始学视觉 Transformer:课程里的层、模型、训练和 VisualDL 曲线(PaddlePaddle)",
+    license="Apache-2.0",
+    packages=find_packages(include=["paddle_vit", "paddle_vit.*"]),
+    package_data={"paddle_vit": ["recipes/*.yaml", "assets/*"]},
+    python_requires=">=3.9,<3.14",
+    install_requires=[
+        "paddlepaddle>=3.1,<3.4",
+        "visualdl==2.5.3",
+        "numpy>=1.24,<3",
+        "pillow>=9.1",
+        "pydantic>=2.6,<3",
+        "pyyaml>=6",
+        "safetensors>=0.4",
+        "filelock>=3.12",
+        "tqdm>=4.60",
+        "matplotlib>=3.6",
+        "setuptools",
+    ],
+    extras_require={"test": ["pytest>=7", "ruff>=0.9", "selenium>=4.11"]},
+)
