@@ -1,5 +1,6 @@
 """启动 VisualDL 的服务。"""
 
+import logging
 import socket
 from pathlib import Path
 
@@ -34,6 +35,7 @@ def serve(logdir, host="127.0.0.1", port=8040):
 
     from visualdl.server.app import ParseArgs, create_app
 
+    logging.disable(logging.WARNING)  # 每个请求一行的访问日志
     options = {"logdir": [str(logdir)], "host": host, "port": port, "language": "zh", "telemetry": False}
     app = create_app(ParseArgs(**options))
     print(f"VisualDL 已启动:在浏览器里打开 http://{host}:{port}/ ,按 Ctrl-C 结束。", flush=True)

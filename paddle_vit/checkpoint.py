@@ -105,7 +105,7 @@ def read_state(path):
     try:
         with safe_open(str(path), framework="numpy") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  safe_open 不是字典
     except (SafetensorError, OSError, ValueError):
         raise damaged from None
     if metadata.get("crc32") != str(_checksum(tensors)):

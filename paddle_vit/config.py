@@ -16,7 +16,7 @@ from pydantic.dataclasses import dataclass
 
 from .cli import ArgumentParser, describe_os_error
 from .errors import UserError
-from .vit import list_models
+from .vit import full_name
 
 __all__ = ["Config", "load_config", "make_config", "parse_config", "save_config"]
 
@@ -35,7 +35,9 @@ class Config:
     dataset: Literal["digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "flowers102", "folder"] = Field(
         "digits", description="数据集;digits 随包自带,不用联网;folder 是自己的图片:DIR/train/类别/*.jpg"
     )
-    data_dir: Optional[str] = Field(None, description="数据所在目录;不给时 digits 用自带的,其余联网下载到 Paddle 的缓存")
+    data_dir: Optional[str] = Field(
+        None, description="数据所在目录;不给时 digits 用自带的,其余联网下载到 Paddle 的缓存"
+    )
     val_fraction: float = Field(
         0.1, gt=0, lt=0.5, description="从训练部分分出多少作验证集(比例);folder 缺 test/ 时也分出这么多作测试集"
     )
@@ -81,7 +83,9 @@ class Config:
     beta2: float = Field(0.999, gt=0, lt=1, description="AdamW 的二阶矩系数")
     label_smoothing: float = Field(0.1, ge=0, lt=1, description="标签平滑(0–1)")
     clip_grad: float = Field(1.0, ge=0, description="梯度总范数的上限;0 不裁剪")
-    ema: float = Field(0.0, ge=0, lt=1, description="权重的指数滑动平均(EMA)系数,如 0.999;0 关闭;开启时评估用平均后的权重")
+    ema: float = Field(
+        0.0, ge=0, lt=1, description="权重的指数滑动平均(EMA)系数,如 0.999;0 关闭;开启时评估用平均后的权重"
+    )
     seed: int = Field(0, ge=0, description="随机种子;同一种子得到同一结果")
     # 运行
     device: Literal["auto", "cpu", "gpu"] = Field("auto", description="设备;auto 有 GPU 就用 GPU")
@@ -97,13 +101,6 @@ class Config:
     )
     log_every: int = Field(10, gt=0, description="每隔多少步往 VisualDL 写一次")
     checkpoint_minutes: float = Field(5.0, gt=0, description="一轮很长时,每隔多少分钟也存一次检查点;每轮结束总会存")
-
-    def __post_init__(self):
-        if self.flip and self.dataset in ("digits", "mnist"):
-            raise UserError(f"flip=True 不能用于 {self.dataset}:数字左右翻转后就不是原来的数字了,请去掉 --flip。")
-        names = list_models()
-        if self.model not in names:
-            raise UserError(f"没有名为 {self.model!r} 的模型:可用的有 {'、'.join(names)}。")
 
     def model_overrides(self):
         """给 ``create_model`` 的参数:写明了的那些,没写明(``None``)的由模型自己决定。"""
@@ -159,7 +156,9 @@ def _explain(error, source):
     bounds = {"gt": "大于", "ge": "大于等于", "lt": "小于", "le": "小于等于"}
     limit = next((f"{word} {context[key]:g}" for key, word in bounds.items() if key in context), None)
     choices = _choices(field)
-    expected = f"只能是 {'、'.join(choices)} 之一" if choices else f"应{limit}" if limit else f"应为{_value_name(field)}"
+    expected = (
+        f"只能是 {'、'.join(choices)} 之一" if choices else f"应{limit}" if limit else f"应为{_value_name(field)}"
+    )
     if bool in (field.type, *get_args(field.type)):
         expected = "应为 true 或 false"
     option = "--" + name.replace("_", "-")
@@ -180,9 +179,13 @@ def make_config(values, source="设置"):
     if unknown:
         raise UserError(f"{source}里有不认识的设置 {unknown[0]!r}:设置的名字见 --help。")
     try:
-        return Config(**values)
+        config = Config(**values)
     except ValidationError as error:
         raise _explain(error, source) from None
+    full_name(config.model)  # 没有这个模型就报错
+    if config.flip and config.dataset in ("digits", "mnist"):
+        raise UserError(f"flip=True 不能用于 {config.dataset}:数字左右翻转后就不是原来的数字了,请去掉 --flip。")
+    return config
 
 
 def _read_yaml(path):
@@ -252,7 +255,9 @@ def save_config(config, path):
     """把全部设置写成 YAML,可以再作 ``--recipe`` 用。"""
     from .checkpoint import atomic_write
 
-    values = {name: value for name, value in dataclasses.asdict(config).items() if name not in ("output", "resume", "recipe")}
+    values = {
+        name: value for name, value in dataclasses.asdict(config).items() if name not in ("output", "resume", "recipe")
+    }
     text = yaml.safe_dump(values, allow_unicode=True, sort_keys=False)
     atomic_write(path, f"# 这次运行的全部设置;可以用 --recipe 再跑一次\n{text}".encode())
 
@@ -265,5 +270,7 @@ def load_config(directory):
     """
     path = Path(directory) / "config.yaml"
     if not path.exists():
-        raise UserError(f"{directory} 不是一个运行目录(里面没有 config.yaml):请给 scripts/train.py 建立的目录,如 runs/…。")
+        raise UserError(
+            f"{directory} 不是一个运行目录(里面没有 config.yaml):请给 scripts/train.py 建立的目录,如 runs/…。"
+        )
     return make_config(_read_yaml(path), f"{path} ")

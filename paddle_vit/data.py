@@ -21,6 +21,7 @@ from PIL import Image, ImageCms, ImageOps
 from .augment import IMAGE_NUMBERS, NUMBERS, augment_batch, augment_image, mix_batch, normalize
 from .checkpoint import atomic_write
 from .errors import UserError
+from .vit import full_name
 
 __all__ = [
     "ArrayPart",
@@ -291,7 +292,9 @@ def load_data(config):
 
 
 def _image_size_of_model(name):
-    return int(name.rsplit("_", 1)[1]) if "_patch" in name else None
+    """命名模型的图像边长;课程里的模型没有自己的尺寸要求,随数据集。"""
+    name = full_name(name)
+    return None if name == "vit" else int(name.rsplit("_", 1)[1])
 
 
 def _data(name, classes, image_size, mean, std, train, val, test):
@@ -315,10 +318,12 @@ def _load_digits(config):
     return (images[~test], labels[~test]), (images[test], labels[test]), [str(digit) for digit in range(10)]
 
 
-def _download(config, load):
+def _download(config, source, **options):
     """下载或读取 Paddle 自带的数据集,把各种失败说成一句话。"""
     try:
-        return load()
+        return source(**options)
+    except ImportError:
+        raise UserError(f"读 {config.dataset} 的标签需要 scipy:请运行 pip install scipy。") from None
     except (gzip.BadGzipFile, tarfile.TarError, struct.error, EOFError, ValueError, KeyError) as error:
         where = config.data_dir or "Paddle 的下载缓存(~/.cache/paddle/dataset)"
         raise UserError(f"{config.dataset} 的文件已损坏({error}):请删除 {where} 里的文件后重新下载。") from None
@@ -338,7 +343,9 @@ def _local_files(config, names):
     paths = [Path(config.data_dir) / name for name in names]
     missing = [path.name for path in paths if not path.is_file()]
     if missing:
-        raise UserError(f"--data-dir {config.data_dir} 里缺少 {'、'.join(missing)}:请放入 {config.dataset} 的原始文件。")
+        raise UserError(
+            f"--data-dir {config.data_dir} 里缺少 {'、'.join(missing)}:请放入 {config.dataset} 的原始文件。"
+        )
     return [str(path) for path in paths]
 
 
@@ -350,7 +357,7 @@ def _load_mnist(config):
     files = _local_files(config, names)
     parts = []
     for mode, images, labels in (("train", *files[:2]), ("test", *files[2:])):
-        dataset = _download(config, lambda: source(image_path=images, label_path=labels, mode=mode))
+        dataset = _download(config, source, image_path=images, label_path=labels, mode=mode)
         parts.append(
             (np.asarray(dataset.images).reshape(-1, 28, 28, 1).astype("uint8"), np.asarray(dataset.labels).reshape(-1))
         )
@@ -365,7 +372,7 @@ def _load_cifar(config):
     (file,) = _local_files(config, ["cifar-10-python.tar.gz" if is_10 else "cifar-100-python.tar.gz"])
     parts = []
     for mode in ("train", "test"):
-        dataset = _download(config, lambda: (Cifar10 if is_10 else Cifar100)(data_file=file, mode=mode))
+        dataset = _download(config, Cifar10 if is_10 else Cifar100, data_file=file, mode=mode)
         images = np.stack([pixels for pixels, _ in dataset.data]).reshape(-1, 3, 32, 32)
         parts.append((images.transpose(0, 2, 3, 1).astype("uint8"), np.array([label for _, label in dataset.data])))
     return *parts, _CIFAR10 if is_10 else [str(label) for label in range(100)]
@@ -378,7 +385,7 @@ def _load_flowers(config, size):
     parts = {}
     # Paddle 把官方的训练集和测试集对调了;这里换回来,好与论文的数字相比:训练 1020,验证 1020,测试 6149
     for part, mode in (("train", "test"), ("val", "valid"), ("test", "train")):
-        dataset = _download(config, lambda: Flowers(*files, mode=mode))
+        dataset = _download(config, Flowers, **dict(zip(("data_file", "label_file", "setid_file"), files)), mode=mode)
         paths = [Path(dataset.data_path) / "jpg" / f"image_{index:05}.jpg" for index in dataset.indexes]
         parts[part] = FilePart(paths, dataset.labels[dataset.indexes - 1].astype("int64") - 1, size, config.workers)
         check_images(parts[part].paths)

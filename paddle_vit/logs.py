@@ -30,7 +30,7 @@ class _RecordFile:
         from visualdl.writer.record_writer import RecordWriter
 
         self._path = Path(path)
-        self._file = open(self._path, "ab", buffering=0)
+        self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115  由 close 关闭
         self._file.truncate(size)  # 续训:去掉检查点之后的记录,它们会重新写一遍
         self._size = size
         self._writer = RecordWriter(self)
@@ -160,8 +160,8 @@ class RunLog:
             "loss/val": "val_loss",
             "top1/train": "train_top1",
             "top1/val": "val_top1",
-            "epoch/lr": "lr",
-            "epoch/images_per_second": "images_per_second",
+            "optimizer/lr_epoch": "lr",
+            "speed/images_per_second_epoch": "images_per_second",
         }
         self.scalars({tag: metrics[name] for tag, name in tags.items()}, metrics["epoch"])
         self.say(
@@ -217,8 +217,8 @@ class RunLog:
             name: value if isinstance(value, (int, float, str)) and not isinstance(value, bool) else str(value)
             for name, value in settings.items()
         }
-        self._writer.add_hparams(settings, [f"hparam/{name}" for name in metrics])
-        self.scalars({f"hparam/{name}": value for name, value in metrics.items()}, 0)
+        self._writer.add_hparams(settings, [f"result/{name}" for name in metrics])
+        self.scalars({f"result/{name}": value for name, value in metrics.items()}, 0)
 
     def close(self):
         """关闭文件和进度条。"""

@@ -47,7 +47,7 @@ def image_grid(images, columns=8, min_side=64):
     Returns:
         ndarray: uint8,[网格高, 网格宽, 3]。
     """
-    B, H, W, C = images.shape
+    B, H, W, _ = images.shape
     columns = min(columns, B)
     rows = -(-B // columns)
     factor = max(1, -(-min_side // min(H, W)))

@@ -47,7 +47,9 @@ def open_run(config, write=True):
     try:
         if config.resume is None:
             if (directory / "config.yaml").exists():
-                raise UserError(f"{directory} 里已经有一个运行:继续它请用 --resume {directory},重新训练请用 --output 换一个目录。")
+                raise UserError(
+                    f"{directory} 里已经有一个运行:继续它请用 --resume {directory},重新训练请用 --output 换一个目录。"
+                )
             save_config(config, directory / "config.yaml")
         yield directory
     finally:

@@ -125,7 +125,8 @@ def setup_runtime(device="auto", threads=None):
     settings = dict(device=device, threads=None, mkl_path=None, malloc=None, stride_kernel=None, rank=0, processes=1)
     if device == "gpu":
         # launch 给每个进程一张可见的卡(FLAGS_selected_gpus);单进程时就是第 0 张
-        paddle.set_device(f"gpu:{os.environ.get('FLAGS_selected_gpus', '0').split(',')[0]}")
+        index = os.environ.get("FLAGS_selected_gpus", "0").split(",")[0]  # noqa: SIM112  Paddle 起的名字
+        paddle.set_device(f"gpu:{index}")
         return _join_processes(settings)
     paddle.set_device("cpu")
     if threads is None:
@@ -156,10 +157,9 @@ def describe_runtime(settings):
         text = f"设备 {paddle.device.get_device()}"
     else:
         mkl = {"7": "AVX-512", "5": "AVX2", None: "默认"}.get(settings["mkl_path"], settings["mkl_path"])
-        text = (
-            f"设备 CPU,线程 {settings['threads'] or '默认'},MKL 路径 {mkl},"
-            f"保留内存页 {'开' if settings['malloc'] else '不适用'},stride kernel {'开' if settings['stride_kernel'] else '关'}"
-        )
+        malloc, stride = "开" if settings["malloc"] else "不适用", "开" if settings["stride_kernel"] else "关"
+        threads = settings["threads"] or "默认"
+        text = f"设备 CPU,线程 {threads},MKL 路径 {mkl},保留内存页 {malloc},stride kernel {stride}"
     return text + (f",{settings['processes']} 个进程" if settings["processes"] > 1 else "")
 
 

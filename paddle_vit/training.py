@@ -276,9 +276,10 @@ class _Trainer:
             speed = self.world * (p.images - images_before) / (now - started)
             scalars = {
                 "loss/train_step": loss,
-                "step/lr": lr,
-                "step/grad_norm": norm,
-                "step/images_per_second": speed,
+                "top1/train_step": correct / len(images),
+                "optimizer/lr": lr,
+                "optimizer/grad_norm": norm,
+                "speed/images_per_second": speed,
             }
             log.step(p.epoch, global_step, scalars, p.loss_sum / p.images, p.correct / p.images, speed)
             if p.step % 20 == 0 and p.step < self.steps_per_epoch:
@@ -479,12 +480,11 @@ def _finish(trainer, log, parameters):
         text = json.dumps(summary, ensure_ascii=False, indent=1)
         atomic_write(trainer.directory / "summary.json", f"{text}\n".encode())
     log.say(
-        f"完成:测试 top-1 {evaluation.top1:.2%}(第 {p.best_epoch} 轮的权重,验证 {p.best_top1:.2%}),用时 {p.seconds:.0f} 秒"
+        f"完成:测试 top-1 {evaluation.top1:.2%}(第 {p.best_epoch} 轮的权重,验证 {p.best_top1:.2%}),"
+        f"用时 {p.seconds:.0f} 秒"
     )
     return summary
 
 
 # 与超参数比较无关的设置
-_NOT_HYPER = (
-    "data_dir device threads workers output resume recipe log_every checkpoint_minutes val_fraction"
-).split()
+_NOT_HYPER = ("data_dir device threads workers output resume recipe log_every checkpoint_minutes val_fraction").split()

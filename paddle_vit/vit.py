@@ -9,7 +9,7 @@ from paddle import nn
 from .errors import UserError
 from .layers import EncoderLayer, Identity, Linear, PatchEmbedding, sincos_position_embedding
 
-__all__ = ["ViT", "count_parameters", "create_model", "list_models"]
+__all__ = ["ViT", "count_parameters", "create_model", "full_name", "list_models"]
 
 
 def _check_choice(name, value, choices):
@@ -81,7 +81,9 @@ class ViT(nn.Layer):
         if position_embedding == "none":
             self.position_embedding = None
         elif position_embedding == "learnable":
-            self.position_embedding = self.create_parameter([1, num_tokens, embed_dim], default_initializer=small_normal)
+            self.position_embedding = self.create_parameter(
+                [1, num_tokens, embed_dim], default_initializer=small_normal
+            )
         else:
             table = sincos_position_embedding(self.patch_embed.grid_size, embed_dim)  # [N, D]
             table = paddle.to_tensor(table).unsqueeze(0)  # [1, N, D]
@@ -177,21 +179,30 @@ def list_models():
     return ["vit", *_named_models()]
 
 
+def full_name(name):
+    """模型的全名:``'vit_base'`` 这样的简写指该尺寸的第一个,即 ``'vit_base_patch16_224'``。
+
+    Raises:
+        UserError: 没有这个模型。
+    """
+    for full in list_models():
+        if full == name or full.startswith(f"{name}_patch"):
+            return full
+    raise UserError(f"没有名为 {name!r} 的模型:可用的有 {'、'.join(list_models())}。")
+
+
 def create_model(name, **overrides):
     """按名字建模型,例如 ``create_model('vit_base_patch16_224', num_classes=10)``。
 
     Args:
-        name (str): ``list_models()`` 里的名字。``'vit_base'`` 这样的简写指该尺寸的第一个,即 ``'vit_base_patch16_224'``。
+        name (str): ``list_models()`` 里的名字,或 ``'vit_base'`` 这样的简写(见 ``full_name``)。
         **overrides: 覆盖 ``ViT`` 的任何参数;写错的名字会得到 ``TypeError``。
 
     Raises:
         UserError: 没有这个名字。
     """
-    models = {"vit": {}, **_named_models()}
-    matches = [full for full in models if full == name or full.startswith(f"{name}_patch")]
-    if not matches:
-        raise UserError(f"没有名为 {name!r} 的模型:可用的有 {'、'.join(models)}。")
-    return ViT(**{**models[matches[0]], **overrides})
+    defaults = _named_models().get(full_name(name), {})
+    return ViT(**{**defaults, **overrides})
 
 
 def count_parameters(model):

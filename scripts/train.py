@@ -22,7 +22,9 @@ def main():
         model = build_model(config, data.info)
         if rank == 0:
             save_info(data.info, directory / "data.json")
-            print(f"{describe_runtime(runtime)}\n运行目录 {directory};看曲线:python scripts/board.py {directory.parent}")
+            print(
+                f"{describe_runtime(runtime)}\n运行目录 {directory};看曲线:python scripts/board.py {directory.parent}"
+            )
         make_log = partial(RunLog, directory, config.epochs, every=config.log_every, enabled=rank == 0)
         fit(model, data, config, directory, make_log, precision, rank, world)
 

@@ -1,0 +1,113 @@
+import dataclasses
+
+import pytest
+import yaml
+
+from paddle_vit import UserError
+from paddle_vit.config import RECIPES, Config, load_config, make_config, parse_config, save_config
+
+
+def test_flags_override_the_recipe_which_overrides_the_defaults(tmp_path):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("lr: 1e-2\nepochs: 7\nflip: true\ndataset: cifar10\n", encoding="utf-8")
+    config = parse_config(["--recipe", str(recipe), "--epochs", "3", "--no-flip"])
+    assert (config.lr, config.epochs, config.flip, config.dataset) == (0.01, 3, False, "cifar10")
+    assert config.batch_size == Config().batch_size
+
+
+def test_the_dataset_chooses_its_recipe():
+    digits = yaml.safe_load((RECIPES / "digits.yaml").read_text(encoding="utf-8"))
+    config = parse_config([])
+    assert {name: getattr(config, name) for name in digits} == digits
+    assert parse_config(["--recipe", "none"]) == Config(recipe="none")
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_is_valid_and_states_its_command(path):
+    text = path.read_text(encoding="utf-8")
+    make_config(yaml.safe_load(text))
+    assert "scripts/train.py" in text.split("\n\n")[0]
+
+
+def test_underscores_are_hyphens():
+    assert parse_config(["--batch_size", "3", "--image_size=16"]).batch_size == 3
+
+
+def test_saved_settings_are_a_recipe(tmp_path):
+    config = parse_config(["--epochs", "3", "--ema", "0.5"])
+    save_config(config, tmp_path / "config.yaml")
+    again = parse_config(["--recipe", str(tmp_path / "config.yaml")])
+    assert dataclasses.replace(again, recipe="auto") == config
+
+
+def test_the_config_is_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().epochs = 3
+
+
+def test_help_lists_every_setting_in_chinese(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        parse_config(["--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    for field in dataclasses.fields(Config):
+        assert "--" + field.name.replace("_", "-") in text
+        assert field.default.description.split(";")[0].split("%")[0] in text
+    for english in ("usage", "options", "default", "show this"):
+        assert english not in text
+
+
+@pytest.mark.parametrize(
+    "argv, words",
+    [
+        (["--dataset", "imagenet"], ("imagenet", "digits")),
+        (["--epochs", "-1"], ("--epochs", "-1", "大于 0")),
+        (["--epochs", "2.5"], ("--epochs", "2.5", "整数")),
+        (["--batch-size", "0"], ("--batch-size", "0", "大于 0")),
+        (["--lr", "abc"], ("--lr", "abc", "数字")),
+        (["--lr", "nan"], ("--lr", "nan", "数字")),
+        (["--ema", "1"], ("--ema", "小于 1")),
+        (["--epoch", "3"], ("--epoch", "--epochs")),
+        (["--epochs"], ("--epochs", "值")),
+        (["extra"], ("extra",)),
+        (["--flip", "--dataset", "digits"], ("flip", "digits")),
+        (["--model", "resnet"], ("resnet", "vit_base_patch16_224")),
+        (["--recipe", "nothing"], ("nothing", "digits")),
+        (["--recipe", "no/such.yaml"], ("no/such.yaml",)),
+        (["--resume", "no/such/run"], ("no/such/run", "config.yaml")),
+    ],
+)
+def test_errors_name_the_value_and_the_expectation(argv, words):
+    with pytest.raises(UserError) as error:
+        parse_config(argv)
+    message = str(error.value)
+    assert "\n" not in message
+    assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("epoch: 3", ("epoch", "epochs")),
+        ("qkv_biass: true", ("qkv_biass", "qkv_bias")),
+        ("flip: perhaps", ("flip", "perhaps", "true")),
+        ("3: 4", ("3",)),
+        ("- 1", ("设置",)),
+        ("a: [", ("YAML",)),
+        ("resume: runs/x", ("resume",)),
+    ],
+)
+def test_errors_in_a_recipe(tmp_path, text, words):
+    (tmp_path / "bad.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError) as error:
+        parse_config(["--recipe", str(tmp_path / "bad.yaml")])
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_resume_keeps_the_settings(tmp_path):
+    save_config(parse_config(["--epochs", "3"]), tmp_path / "config.yaml")
+    config = parse_config(["--resume", str(tmp_path), "--threads", "1", "--epochs", "3"])
+    assert (config.epochs, config.threads, config.output) == (3, 1, str(tmp_path))
+    with pytest.raises(UserError, match="--lr"):
+        parse_config(["--resume", str(tmp_path), "--lr", "1"])
+    assert load_config(tmp_path).threads is None

@@ -1,0 +1,100 @@
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT, TINY, run_script
+from safetensors.numpy import load_file
+
+TIMES = ("seconds", "images_per_second")
+
+
+def final_state(directory):
+    """训练结束时的一切,去掉与时间有关的数字。"""
+    metrics = [json.loads(line) for line in (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    metrics = [{name: value for name, value in line.items() if name not in TIMES} for line in metrics]
+    summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
+    return metrics, {name: value for name, value in summary.items() if name not in TIMES}
+
+
+def assert_same_end(first, second):
+    assert final_state(first) == final_state(second)
+    tensors, others = load_file(first / "last.safetensors"), load_file(second / "last.safetensors")
+    assert tensors.keys() == others.keys()
+    for name in tensors:
+        np.testing.assert_array_equal(tensors[name], others[name], err_msg=name)
+    curves = [visualdl_scalars(directory) for directory in (first, second)]
+    assert curves[0] == curves[1]
+
+
+def visualdl_scalars(directory):
+    from visualdl import LogReader
+
+    reader = LogReader(file_path=str(directory / "vdlrecords.log"))
+    tags = sorted(tag for tag in reader.get_tags()["scalar"] if not tag.startswith("speed") and "seconds" not in tag)
+    return {tag: [(item.id, item.value) for item in reader.get_data("scalar", tag)] for tag in tags}
+
+
+def start(*args):
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), *map(str, args)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def kill_after(directory, args, delay):
+    """起动训练,等到运行目录里有了 config.yaml,再过 delay 秒杀掉。"""
+    process = start(*args)
+    while not (directory / "config.yaml").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    time.sleep(delay)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+def test_the_same_seed_gives_the_same_run(tiny_run, tmp_path):
+    run_script("train", *TINY, "--output", tmp_path / "again", check=0)
+    assert_same_end(tiny_run, tmp_path / "again")
+    run_script("train", *TINY, "--seed", "1", "--output", tmp_path / "other", check=0)
+    assert final_state(tmp_path / "other")[0] != final_state(tiny_run)[0]
+
+
+def test_resume_in_the_middle_of_an_epoch(tmp_path):
+    settings = [*TINY, "--batch-size", "16", "--checkpoint-minutes", "0.0001", "--epochs", "3"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run_script("train", *settings, "--output", whole, check=0)
+    process = start(*settings, "--output", killed)
+    state = killed / "last.safetensors"
+    while not state.exists():  # 第一次存盘在第一轮的第 20 步
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    done = run_script("train", "--resume", killed, check=0)
+    assert "续训:从第 1 轮第 " in done.stdout
+    assert_same_end(whole, killed)
+
+
+def test_resume_of_a_finished_run_changes_nothing(tiny_run):
+    before = final_state(tiny_run)
+    done = run_script("train", "--resume", tiny_run, check=0)
+    assert "训练已完成" in done.stdout
+    assert final_state(tiny_run) == before
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_moments_end_the_same(tmp_path):
+    settings = [*TINY, "--epochs", "80", "--checkpoint-minutes", "0.001", "--batch-size", "32"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    started = time.monotonic()
+    run_script("train", *settings, "--output", whole, check=0)
+    longest = time.monotonic() - started
+    rng = random.Random(0)
+    for kill in range(20):
+        args = ["--resume", killed] if kill else [*settings, "--output", killed]
+        kill_after(killed, args, rng.uniform(0, 3 + longest / 8))
+    run_script("train", "--resume", killed, check=0)
+    assert_same_end(whole, killed)
