@@ -4,6 +4,7 @@
 ``last.safetensors`` 是续训所需的一切:权重、优化器状态、EMA 和训练到哪里。
 """
 
+import contextlib
 import io
 import json
 import os
@@ -39,14 +40,15 @@ def atomic_write(path, data):
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True) if os.access(path.parent, os.W_OK) else None
+        with contextlib.suppress(OSError):  # 目录不可写时,临时文件本来就没有
+            temporary.unlink()
         raise UserError(describe_os_error(error, path)) from None
 
 
 def save_weights(path, state):
-    """按 Paddle 的格式保存权重(名字 -> 张量或数组)。"""
+    """按 Paddle 的格式保存权重;state 是 ``model.state_dict()``。"""
     buffer = io.BytesIO()
-    paddle.save({name: paddle.to_tensor(value) for name, value in state.items()}, buffer)
+    paddle.save(state, buffer)
     atomic_write(path, buffer.getvalue())
 
 

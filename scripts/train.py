@@ -16,10 +16,10 @@ def main():
     runtime = setup_runtime(config.device, config.threads)
     rank, world = runtime["rank"], runtime["processes"]
     precision = autocast_dtype(config.precision, runtime["device"])
+    data = load_data(config)
+    seed_everything(config.seed)
+    model = build_model(config, data.info)
     with open_run(config, write=rank == 0) as directory:
-        data = load_data(config)
-        seed_everything(config.seed)
-        model = build_model(config, data.info)
         if rank == 0:
             save_info(data.info, directory / "data.json")
             print(

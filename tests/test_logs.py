@@ -1,0 +1,100 @@
+import json
+
+import numpy as np
+import pytest
+
+from paddle_vit import UserError
+from paddle_vit.logs import RunLog, read_metrics
+from paddle_vit.pictures import image_grid
+
+EPOCH = dict(train_loss=1.0, train_top1=0.5, val_loss=2.0, val_top1=0.25, lr=0.1, images_per_second=10.0)
+
+
+def read_scalars(directory, tag):
+    from visualdl import LogReader
+
+    return [(item.id, item.value) for item in LogReader(file_path=str(directory / "vdlrecords.log")).get_data("scalar", tag)]
+
+
+def test_nothing_is_lost_without_close(tmp_path):
+    log = RunLog(tmp_path, 10, 5, every=1)
+    for step in range(100):
+        log.step(0, step, {"loss/train_step": step / 2}, 0.0, 0.0, 0.0)
+    log.epoch({"epoch": 1, **EPOCH})
+    # 没有 flush,也没有 close:文件里已经有全部记录
+    assert read_scalars(tmp_path, "loss/train_step") == [(step, step / 2) for step in range(100)]
+    assert read_scalars(tmp_path, "loss/val") == [(1, 2.0)]
+    assert read_scalars(tmp_path, "top1/train") == [(1, 0.5)]
+    assert read_metrics(tmp_path) == [{"epoch": 1, **EPOCH}]
+    log.close()
+
+
+def test_a_resumed_log_goes_on_from_its_position(tmp_path):
+    log = RunLog(tmp_path, 10, 5, every=1)
+    log.epoch({"epoch": 1, **EPOCH})
+    position = json.loads(json.dumps(log.position()))
+    log.epoch({"epoch": 2, **EPOCH})  # 检查点之后写的,续训会重新写一遍
+    log.close()
+    with open(tmp_path / "vdlrecords.log", "ab") as file:
+        file.write(b"half a record")
+    log = RunLog(tmp_path, 10, 5, position, every=1)
+    log.epoch({"epoch": 2, **{**EPOCH, "val_loss": 3.0}})
+    log.close()
+    assert read_scalars(tmp_path, "loss/val") == [(1, 2.0), (2, 3.0)]
+    assert [line["val_loss"] for line in read_metrics(tmp_path)] == [2.0, 3.0]
+    assert len(list(tmp_path.glob("*vdlrecords*"))) == 1
+
+
+def test_every(tmp_path):
+    log = RunLog(tmp_path, 1, 10, every=4)
+    for step in range(10):
+        log.step(0, step, {"x": step}, 0.0, 0.0, 0.0)
+    assert [step for step, _ in read_scalars(tmp_path, "x")] == [0, 4, 8]
+    log.close()
+
+
+def test_a_disabled_log_writes_nothing(tmp_path, capsys):
+    log = RunLog(tmp_path, 1, 1, enabled=False)
+    log.step(0, 0, {"x": 1}, 0.0, 0.0, 0.0)
+    log.epoch({"epoch": 1, **EPOCH})
+    log.images("x", np.zeros((1, 2, 2, 1), "uint8"), 0)
+    log.close()
+    assert log.position() is None
+    assert list(tmp_path.iterdir()) == []
+    assert capsys.readouterr().out == ""
+
+
+def test_damaged_metrics(tmp_path):
+    with pytest.raises(UserError, match=r"metrics\.jsonl"):
+        read_metrics(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text('{"epoch": 1}\n{"epo', encoding="utf-8")
+    with pytest.raises(UserError, match="损坏"):
+        read_metrics(tmp_path)
+
+
+def test_image_grid_shows_every_pixel():
+    images = np.arange(3 * 4 * 4, dtype="uint8").reshape(3, 4, 4, 1)
+    grid = image_grid(images, columns=2, min_side=8)
+    assert grid.shape == (20, 20, 3)
+    np.testing.assert_array_equal(grid[0:8:2, 10:18:2, 0], images[1, ..., 0])
+    np.testing.assert_array_equal(grid[10:18:2, 0:8:2, 2], images[2, ..., 0])
+
+
+def test_a_runs_records(tiny_run):
+    from visualdl import LogReader
+
+    tags = LogReader(file_path=str(tiny_run / "vdlrecords.log")).get_tags()
+    scalars = "loss/train loss/val loss/train_step top1/train top1/val optimizer/lr optimizer/grad_norm "
+    scalars += "speed/images_per_second result/test_top1"
+    assert set(scalars.split()) <= set(tags["scalar"])
+    assert {"train/images", "val/confusion", "val/mistakes", "test/confusion", "test/mistakes"} <= set(tags["image"])
+    assert "weights/head.weight" in tags["histogram"]
+    assert tags["hyper_parameters"]
+    names = {path.name for path in tiny_run.iterdir()}
+    expected = "config.yaml data.json metrics.jsonl best.pdparams last.safetensors summary.json vdlrecords.log"
+    assert {*expected.split(), "confusion_test.png", "mistakes_test.png"} <= names
+    summary = json.loads((tiny_run / "summary.json").read_text(encoding="utf-8"))
+    assert 0 <= summary["test_top1"] <= 1 and summary["parameters"] > 0 and summary["best_epoch"] in (1, 2)
+    lines = read_metrics(tiny_run)
+    assert [line["epoch"] for line in lines] == [1, 2]
+    assert {"train_loss", "train_top1", "val_loss", "val_top1", "lr", "images_per_second"} <= set(lines[0])

@@ -1,0 +1,122 @@
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import paddle
+import pytest
+from conftest import ROOT
+
+from paddle_vit import UserError
+from paddle_vit import runtime as runtime_module
+from paddle_vit.runtime import autocast_dtype, describe_runtime, setup_runtime
+
+
+def run_code(code, **env):
+    """在新进程里执行,返回最后一行 JSON。"""
+    environ = {name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS", "MKL_DEBUG_CPU_TYPE")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**environ, **env}, cwd=ROOT, check=True
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+SNAPSHOT = """
+import ctypes, json, os, paddle
+omp = ctypes.CDLL(os.path.join(os.path.dirname(paddle.__file__), "libs", "libiomp5.so"))
+def snapshot():
+    flag = paddle.get_flags("FLAGS_use_stride_kernel")["FLAGS_use_stride_kernel"]
+    return [omp.omp_get_max_threads(), flag, os.environ.get("MKL_DEBUG_CPU_TYPE"), paddle.get_device()]
+"""
+
+
+def test_import_has_no_side_effect():
+    code = SNAPSHOT + "before = snapshot()\nimport paddle_vit\nprint(json.dumps([before, snapshot()]))"
+    before, after = run_code(code)
+    assert before == after
+    done = subprocess.run([sys.executable, "-c", "import paddle_vit"], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout == "" and done.stderr == ""
+
+
+def test_import_is_light():
+    code = "import json, sys, paddle_vit\nprint(json.dumps([m for m in ('visualdl', 'matplotlib', 'pydantic') if m in sys.modules]))"
+    assert run_code(code) == []
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="只有 Linux 的 Paddle 自带 libiomp5.so")
+def test_settings_take_effect():
+    code = SNAPSHOT + "from paddle_vit.runtime import setup_runtime\ns = setup_runtime('cpu', 2)\nprint(json.dumps([s, snapshot()]))"
+    settings, (threads, stride, mkl, device) = run_code(code)
+    assert threads == settings["threads"] == 2
+    assert stride is False and settings["stride_kernel"] is False
+    assert mkl == settings["mkl_path"]
+    assert device == "cpu"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="只有 Linux 的 Paddle 自带 libiomp5.so")
+def test_the_users_environment_wins():
+    code = SNAPSHOT + "from paddle_vit.runtime import setup_runtime\ns = setup_runtime('cpu')\nprint(json.dumps(snapshot()))"
+    threads, stride, mkl, _ = run_code(code, OMP_NUM_THREADS="3", FLAGS_use_stride_kernel="1", MKL_DEBUG_CPU_TYPE="5")
+    assert (threads, stride, mkl) == (3, True, "5")
+
+
+@pytest.mark.parametrize(
+    "vendor, flags, expected",
+    [
+        ("AuthenticAMD", {"avx2", "fma", "avx512f", "avx512dq", "avx512bw", "avx512vl"}, "7"),
+        ("AuthenticAMD", {"avx2", "fma"}, "5"),
+        ("AuthenticAMD", {"sse4_2"}, None),
+        ("GenuineIntel", {"avx2", "fma", "avx512f", "avx512dq", "avx512bw", "avx512vl"}, None),
+        ("", set(), None),
+    ],
+)
+def test_mkl_path_fits_the_cpu(monkeypatch, vendor, flags, expected):
+    monkeypatch.delenv("MKL_DEBUG_CPU_TYPE", raising=False)
+    monkeypatch.setattr(runtime_module, "_cpu_flags", lambda: (vendor, flags))
+    monkeypatch.setattr(runtime_module.platform, "machine", lambda: "x86_64")
+    try:
+        assert runtime_module._set_mkl_path() == expected
+        assert os.environ.get("MKL_DEBUG_CPU_TYPE") == expected
+    finally:
+        os.environ.pop("MKL_DEBUG_CPU_TYPE", None)
+
+
+def test_results_change_by_rounding_only():
+    code = """
+import json, paddle
+from paddle_vit import ViT
+if {tuned}:
+    from paddle_vit.runtime import setup_runtime
+    setup_runtime("cpu")
+paddle.seed(0)
+model = ViT(image_size=28, patch_size=7, in_channels=1, embed_dim=32)
+out = model(paddle.randn([4, 1, 28, 28]))
+out.square().sum().backward()
+print(json.dumps([out.tolist(), model.encoders[0].attn.qkv.weight.grad.tolist()]))
+"""
+    plain, tuned = (run_code(code.format(tuned=tuned)) for tuned in (False, True))
+    for reference, ours in zip(plain, tuned):
+        np.testing.assert_allclose(ours, reference, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.skipif(paddle.is_compiled_with_cuda(), reason="这台机器的 Paddle 支持 GPU")
+def test_a_missing_gpu_is_a_clear_error():
+    with pytest.raises(UserError, match="--device cpu"):
+        setup_runtime("gpu")
+    with pytest.raises(UserError, match="tpu"):
+        setup_runtime("tpu")
+
+
+def test_precision():
+    assert autocast_dtype("auto", "cpu") is None
+    assert autocast_dtype("float32", "gpu") is None
+    assert autocast_dtype("float16", "gpu") == "float16"
+    with pytest.raises(UserError, match="GPU"):
+        autocast_dtype("bfloat16", "cpu")
+
+
+def test_the_description_is_one_line():
+    settings = dict(device="cpu", threads=2, mkl_path="7", malloc=True, stride_kernel=False, rank=0, processes=2)
+    text = describe_runtime(settings)
+    assert "\n" not in text and all(word in text for word in ("线程 2", "AVX-512", "2 个进程"))

@@ -1,0 +1,220 @@
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import time
+
+import numpy as np
+import pytest
+from conftest import TINY, run_script
+from PIL import Image
+from test_data import bad_folder
+from test_resume import kill_after, start
+
+
+def assert_one_chinese_line(done, *words):
+    """非零状态,标准错误只有一行中文,没有调用栈。"""
+    assert done.returncode == 2, done.stdout + done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1 and lines[0].startswith("错误:"), done.stderr
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert str(word) in lines[0], lines[0]
+
+
+@pytest.mark.parametrize(
+    "args, words",
+    [
+        (["--dataset", "imagenet"], ["imagenet", "digits"]),
+        (["--epochs", "-3"], ["--epochs", "-3"]),
+        (["--batch-size", "0"], ["--batch-size", "0"]),
+        (["--device", "gpu"], ["gpu", "cpu"]),
+        (["--patch-size", "3"], ["3", "8"]),
+        (["--embed-dim", "10", "--num-heads", "4"], ["10", "4"]),
+        (["--dataset", "folder", "--data-dir", "/no/such"], ["/no/such"]),
+        (["--output", "/dev/null"], ["/dev/null"]),
+        (["--output", "/dev/null/x"], ["/dev/null"]),
+    ],
+)
+def test_bad_settings(tmp_path, args, words):
+    given = [*args] if "--output" in args else [*args, "--output", tmp_path / "run"]
+    assert_one_chinese_line(run_script("train", *TINY, *given), *words)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("kind, word", [("text", "note.png"), ("truncated", "0.jpg"), ("no image", "c"), ("empty", "train")])
+def test_bad_folders(tmp_path, kind, word):
+    if kind != "empty":
+        bad_folder(tmp_path / "data", kind)
+    (tmp_path / "data").mkdir(exist_ok=True)
+    args = ["--dataset", "folder", "--data-dir", tmp_path / "data", "--output", tmp_path / "run"]
+    assert_one_chinese_line(run_script("train", *args), word)
+    assert not (tmp_path / "run").exists()
+
+
+@contextlib.contextmanager
+def small_disk(path, size, options="rw"):
+    path.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size},{options}", "tmpfs", str(path)]
+    if os.name != "posix" or not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("这里不能挂载 tmpfs(需要 root)")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+def test_read_only_output(tmp_path):
+    with small_disk(tmp_path / "disk", "1m", "ro") as disk:
+        assert_one_chinese_line(run_script("train", *TINY, "--output", disk / "run"), disk, "--output")
+
+
+@pytest.mark.parametrize("kilobytes", [8, 40, 90, 150, 260])
+def test_full_disk(tmp_path, kilobytes):
+    """磁盘在不同的时刻写满;腾出空间(这里是扩大)以后能续训到底。"""
+    with small_disk(tmp_path / "disk", f"{kilobytes}k") as disk:
+        run = disk / "run"
+        done = run_script("train", *TINY, "--epochs", "6", "--output", run)
+        assert_one_chinese_line(done, "磁盘已满")
+        subprocess.run(["mount", "-o", "remount,size=20m", str(disk)], check=True)
+        if (run / "config.yaml").exists():
+            before = (run / "last.safetensors").exists()
+            done = run_script("train", "--resume", run, check=0)
+            assert ("续训" in done.stdout) == before
+        else:
+            run_script("train", *TINY, "--epochs", "6", "--output", run, check=0)
+        assert json.loads((run / "summary.json").read_text(encoding="utf-8"))["epochs"] == 6
+
+
+def test_nan_stops_with_one_line_and_keeps_the_checkpoints(tmp_path):
+    run = tmp_path / "run"
+    args = [*TINY, "--lr", "1e30", "--warmup-epochs", "0", "--clip-grad", "0", "--epochs", "5"]
+    assert_one_chinese_line(run_script("train", *args, "--output", run), "NaN", "第 1 轮第", "--lr")
+
+
+def test_corrupt_checkpoint(tiny_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    best = (run / "best.pdparams").read_bytes()
+    (run / "last.safetensors").write_bytes(os.urandom(3000))
+    assert_one_chinese_line(run_script("train", "--resume", run), "last.safetensors", "损坏")
+    assert (run / "best.pdparams").read_bytes() == best
+    (run / "best.pdparams").write_bytes(best[: len(best) // 2])
+    assert_one_chinese_line(run_script("evaluate", run), "best.pdparams", "损坏")
+    (run / "best.pdparams").unlink()
+    assert_one_chinese_line(run_script("evaluate", run), "best.pdparams")
+
+
+def test_checkpoint_of_another_model(tiny_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    text = (run / "config.yaml").read_text(encoding="utf-8").replace("embed_dim: 8", "embed_dim: 16")
+    (run / "config.yaml").write_text(text, encoding="utf-8")
+    assert_one_chinese_line(run_script("evaluate", run), "另一个模型")
+    assert_one_chinese_line(run_script("train", "--resume", run), "另一个模型")
+
+
+def test_an_existing_run_is_not_overwritten(tiny_run):
+    before = {path.name: path.read_bytes() for path in tiny_run.iterdir()}
+    assert_one_chinese_line(run_script("train", *TINY, "--output", tiny_run), "--resume", tiny_run)
+    assert before == {path.name: path.read_bytes() for path in tiny_run.iterdir()}
+
+
+def test_two_trainings_in_one_directory(tmp_path):
+    run = tmp_path / "run"
+    first = start(*TINY, "--epochs", "400", "--output", run)
+    while not (run / "config.yaml").exists():
+        assert first.poll() is None, first.communicate()
+        time.sleep(0.02)
+    try:
+        assert_one_chinese_line(run_script("train", "--resume", run), run, "另一个训练")
+    finally:
+        first.kill()
+        first.communicate()
+
+
+def test_killed_before_the_first_checkpoint_starts_over(tmp_path):
+    run = tmp_path / "run"
+    kill_after(run, [*TINY, "--output", run], 0.0)
+    run_script("train", "--resume", run, check=0)
+    assert (run / "summary.json").exists()
+
+
+def test_ctrl_c_is_one_line(tmp_path):
+    import signal
+
+    run = tmp_path / "run"
+    process = start(*TINY, "--epochs", "400", "--output", run)
+    while not (run / "last.safetensors").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert stderr.strip() == "已中断。"
+
+
+def test_quiet_without_a_terminal(tmp_path):
+    done = run_script("train", *TINY, "--output", tmp_path / "run", check=0)
+    assert done.stderr == ""
+    assert "\r" not in done.stdout and done.stdout.count("验证 loss") == 2
+
+
+def test_evaluate(tiny_run):
+    summary = json.loads((tiny_run / "summary.json").read_text(encoding="utf-8"))
+    done = run_script("evaluate", tiny_run, check=0)
+    assert f"top-1 {summary['test_top1']:.2%}" in done.stdout
+    assert f"损失 {summary['test_loss']:.4f}" in done.stdout
+    rows = [line.split("\t") for line in done.stdout.splitlines() if line.startswith("  ")]
+    right, total = np.array([row[1].split("/") for row in rows], int).sum(axis=0)
+    assert len(rows) == 10 and total == 360
+    assert abs(right / total - summary["test_top1"]) < 1e-9
+    assert "142 张" in run_script("evaluate", tiny_run, "--part", "val", check=0).stdout
+    assert_one_chinese_line(run_script("evaluate", tiny_run, "--part", "all"), "all", "val")
+    assert_one_chinese_line(run_script("evaluate", tiny_run.parent / "none"), "none", "config.yaml")
+
+
+def test_predict(tiny_run, tmp_path):
+    with np.load(os.path.join(os.path.dirname(__file__), "..", "paddle_vit", "assets", "digits.npz")) as file:
+        images = file["images"][file["test"]][:5]
+    for i, image in enumerate(images):
+        Image.fromarray(np.rint(image * (255 / 16)).astype("uint8")).save(tmp_path / f"{i}.png")
+    done = run_script("predict", tiny_run, tmp_path, "--top", "10", check=0)
+    rows = [line.split("\t") for line in done.stdout.splitlines()]
+    assert [os.path.basename(row[0]) for row in rows] == [f"{i}.png" for i in range(5)]
+    for row in rows:
+        ranking = [item.rsplit(" ", 1) for item in row[1:]]
+        probabilities = [float(p.rstrip("%")) for _, p in ranking]
+        assert sorted(name for name, _ in ranking) == [str(i) for i in range(10)]
+        assert probabilities == sorted(probabilities, reverse=True) and abs(sum(probabilities) - 100) < 0.1
+    one = run_script("predict", tiny_run, tmp_path / "3.png", "--top", "1", check=0)
+    assert one.stdout.strip() == "\t".join(rows[3][:2])
+    assert run_script("predict", tiny_run, tmp_path / "*.png", check=0).stdout.count("\n") == 5
+    assert run_script("predict", tiny_run, tmp_path / "3.png", "--invert", check=0).stdout != one.stdout
+    (tmp_path / "text.png").write_text("x", encoding="utf-8")
+    assert_one_chinese_line(run_script("predict", tiny_run, tmp_path / "text.png"), "text.png")
+    assert_one_chinese_line(run_script("predict", tiny_run, tmp_path / "no*.png"), "no*.png")
+    assert_one_chinese_line(run_script("predict", tiny_run, tmp_path / "3.png", "--top", "0"), "--top")
+    assert_one_chinese_line(run_script("predict", tiny_run, tmp_path / "3.png", "--top", "x"), "--top", "x")
+    assert_one_chinese_line(run_script("predict", tiny_run), "IMAGE")
+
+
+def test_own_pictures_from_training_to_prediction(picture_folder, tmp_path):
+    run = tmp_path / "run"
+    args = "--recipe none --image-size 16 --patch-size 8 --embed-dim 16 --depth 1 --epochs 3 --batch-size 4 --flip".split()
+    args += "--crop-scale 0.5 --rand-augment 1 --random-erasing 0.2 --cutmix 1 --pool cls --head mlp".split()
+    run_script("train", *args, "--dataset", "folder", "--data-dir", picture_folder, "--output", run, check=0)
+    done = run_script("predict", run, picture_folder / "train" / "猫", check=0)
+    assert done.stdout.count("\n") == 6 and "猫" in done.stdout
+    moved = picture_folder.rename(tmp_path / "moved")
+    assert_one_chinese_line(run_script("evaluate", run), picture_folder)
+    assert "3 张" in run_script("evaluate", run, "--data-dir", moved, check=0).stdout
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "predict", "board"])
+def test_help_is_chinese(name):
+    text = run_script(name, "--help", check=0).stdout
+    assert "用法:" in text and "选项" in text
+    for english in ("usage", "options:", "positional", "show this help"):
+        assert english not in text

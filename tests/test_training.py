@@ -1,0 +1,173 @@
+import math
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+import pytest
+
+from paddle_vit import UserError, ViT, create_model
+from paddle_vit.config import make_config
+from paddle_vit.data import ArrayPart, DataInfo
+from paddle_vit.training import Ema, Evaluation, _Trainer, evaluate, learning_rate, make_optimizer
+
+INFO = DataInfo("toy", ("a", "b", "c"), 1, 8, (0.5,), (0.25,), {"train": 40, "val": 10, "test": 10})
+
+
+def small_model(**options):
+    settings = dict(image_size=8, patch_size=4, in_channels=1, num_classes=3, embed_dim=8, depth=1, num_heads=2)
+    return ViT(**{**settings, **options})
+
+
+def toy_part(n=40):
+    rng = np.random.default_rng(0)
+    return ArrayPart(rng.integers(0, 256, (n, 8, 8, 1), "uint8"), np.arange(n) % 3)
+
+
+class ToyData:
+    info, train, val, test = INFO, toy_part(40), toy_part(10), toy_part(10)
+
+
+def trainer(model, **settings):
+    made = _Trainer(model, ToyData, make_config(settings), None, None, 0, 1)
+    made.parallel = model
+    return made
+
+
+def test_learning_rate_warms_up_and_anneals():
+    config = make_config({"lr": 1.0, "min_lr": 0.1, "epochs": 10, "warmup_epochs": 2})
+    rates = [learning_rate(step, config, 5) for step in range(51)]
+    np.testing.assert_allclose(rates[:10], np.arange(1, 11) / 10)
+    assert rates[10] == 1.0
+    np.testing.assert_allclose(rates[30], 0.55)  # 余弦的中点
+    np.testing.assert_allclose(rates[50], 0.1)
+    assert all(a >= b for a, b in zip(rates[10:], rates[11:]))
+    short = make_config({"lr": 1.0, "epochs": 2, "warmup_epochs": 5})
+    assert learning_rate(4, short, 5) == 1.0  # 预热不超过一半
+
+
+def test_weight_decay_spares_biases_norms_tokens_and_positions():
+    model = create_model("vit_tiny", depth=1, image_size=32)
+    optimizer = make_optimizer(model, make_config({"lr": 0.1, "weight_decay": 0.5}))
+    before = {name: parameter.numpy().copy() for name, parameter in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = paddle.zeros_like(parameter)
+    optimizer.step()
+    for name, parameter in model.named_parameters():
+        spared = name.endswith("bias") or "norm" in name or name in ("class_token", "position_embedding")
+        expected = before[name] * (1 if spared else 1 - 0.1 * 0.5)
+        np.testing.assert_allclose(parameter.numpy(), expected, rtol=1e-5, atol=1e-8, err_msg=name)
+
+
+def test_adamw_step_equals_numpy():
+    weight = paddle.create_parameter([3, 2], "float32")
+    model = paddle.nn.Layer()
+    model.weight = weight
+    config = make_config({"lr": 0.01, "weight_decay": 0.1, "beta2": 0.98})
+    optimizer = make_optimizer(model, config)
+    value, m, v = weight.numpy().astype("float64"), 0.0, 0.0
+    rng = np.random.default_rng(0)
+    for t in range(1, 6):
+        gradient = rng.standard_normal((3, 2)).astype("float32")
+        weight.grad = paddle.to_tensor(gradient)
+        optimizer.step()
+        m, v = 0.9 * m + 0.1 * gradient, 0.98 * v + 0.02 * gradient**2
+        value *= 1 - 0.01 * 0.1
+        value -= 0.01 * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.98**t)) + 1e-8)
+        np.testing.assert_allclose(weight.numpy(), value, rtol=1e-5)
+
+
+def test_ema_equals_numpy_and_is_swapped_back():
+    model = small_model()
+    ema = Ema(model, 0.5)
+    parameter = model.head.weight
+    average = parameter.numpy().copy()
+    for n in range(1, 8):
+        parameter.set_value(parameter + 1.0)
+        ema.update()
+        decay = min(0.5, (1 + n) / (10 + n))
+        average = decay * average + (1 - decay) * parameter.numpy()
+    current = parameter.numpy().copy()
+    with ema.applied():
+        np.testing.assert_allclose(parameter.numpy(), average, rtol=1e-5)
+    np.testing.assert_array_equal(parameter.numpy(), current)
+
+
+def test_accumulation_equals_one_large_batch():
+    rng = np.random.default_rng(0)
+    images, targets = rng.standard_normal((10, 1, 8, 8)).astype("float32"), np.eye(3, dtype="float32")[np.arange(10) % 3]
+    start = small_model().state_dict()
+    start = {name: value.numpy().copy() for name, value in start.items()}
+    results = []
+    for accumulate in (1, 3):
+        model = small_model()
+        model.set_state_dict(start)
+        model.train()
+        loss, correct, norm = trainer(model, accumulate=accumulate, batch_size=10).train_step(images, targets, 0.01)
+        results.append((loss, correct, norm, model.head.weight.numpy()))
+    np.testing.assert_allclose(results[0][0], results[1][0], rtol=1e-5)
+    assert results[0][1] == results[1][1]
+    np.testing.assert_allclose(results[0][2], results[1][2], rtol=1e-4)
+    np.testing.assert_allclose(results[0][3], results[1][3], atol=1e-5)
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.01])
+def test_gradient_clipping(clip):
+    model = small_model()
+    images, targets = np.ones((4, 1, 8, 8), "float32"), np.eye(3, dtype="float32")[[0, 1, 2, 0]]
+    made = trainer(model, clip_grad=clip)
+    seen = {}
+    made.optimizer.clear_grad = lambda: seen.update(
+        norm=math.sqrt(sum(float((p.grad**2).sum()) for p in model.parameters()))
+    )
+    _, _, norm = made.train_step(images, targets, 0.0)
+    assert norm > 0.01
+    np.testing.assert_allclose(seen["norm"], clip or norm, rtol=1e-3)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_nan_stops_names_the_step_and_leaves_the_weights(bad):
+    model = small_model()
+    before = model.head.weight.numpy().copy()
+    made = trainer(model, batch_size=10)
+    made.progress.epoch, made.progress.step = 2, 1
+    with pytest.raises(UserError, match=r"第 3 轮第 2 步.全程第 10 步"):
+        made.train_step(np.full((4, 1, 8, 8), bad, "float32"), np.eye(3, dtype="float32")[[0, 1, 2, 0]], 0.1)
+    np.testing.assert_array_equal(model.head.weight.numpy(), before)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 10, 64])
+def test_evaluation_does_not_depend_on_the_batch(batch_size):
+    model, part = small_model(dropout=0.5), toy_part(10)
+    result = evaluate(model, part, INFO, batch_size)
+    images = ((part.images / 255 - 0.5) / 0.25).transpose(0, 3, 1, 2).astype("float32")
+    model.eval()
+    logits = model(paddle.to_tensor(images))
+    losses = F.cross_entropy(logits, paddle.to_tensor(part.labels), reduction="none").numpy().ravel()
+    np.testing.assert_allclose(result.losses, losses, atol=1e-5)
+    assert result.top1 == (logits.numpy().argmax(axis=1) == part.labels).mean()
+    assert result.top5 == 1.0  # 只有三类
+    np.testing.assert_allclose(result.probabilities.sum(axis=1), 1, atol=1e-5)
+
+
+def test_evaluation_metrics():
+    result = Evaluation(
+        labels=np.array([0, 1, 2, 2]),
+        losses=np.array([1.0, 2.0, 3.0, 6.0]),
+        classes=np.array([[0, 1], [0, 1], [2, 0], [0, 1]]),
+        probabilities=np.array([[0.9, 0.1], [0.6, 0.4], [0.7, 0.2], [0.8, 0.1]]),
+    )
+    assert (result.loss, result.top1, result.top5) == (3.0, 0.5, 0.75)
+    assert result.confusion(3).tolist() == [[1, 0, 0], [1, 0, 0], [1, 0, 1]]
+    assert result.worst(5).tolist() == [3, 1]
+
+
+def test_a_model_learns_to_tell_bright_from_dark():
+    model = small_model(embed_dim=16)
+    made = trainer(model, label_smoothing=0.0)
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        labels = rng.integers(0, 3, 32)
+        images = rng.normal(labels[:, None, None, None] - 1, 0.3, (32, 1, 8, 8)).astype("float32")
+        loss, correct, _ = made.train_step(images, np.eye(3, dtype="float32")[labels], 0.01)
+    assert correct >= 31
+    assert loss < 0.2
