@@ -21,5 +21,5 @@ setup(
         "matplotlib>=3.6",
         "setuptools",
     ],
-    extras_require={"test": ["pytest>=7", "ruff>=0.9", "selenium>=4.11"]},
+    extras_require={"test": ["pytest>=8", "ruff>=0.15,<0.18", "selenium>=4.11", "scipy"]},
 )

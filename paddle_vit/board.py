@@ -1,6 +1,7 @@
 """启动 VisualDL 的服务。"""
 
 import logging
+import os
 import socket
 from pathlib import Path
 
@@ -36,7 +37,9 @@ def serve(logdir, host="127.0.0.1", port=8040):
     from visualdl.server.app import ParseArgs, create_app
 
     logging.disable(logging.WARNING)  # 每个请求一行的访问日志
-    options = {"logdir": [str(logdir)], "host": host, "port": port, "language": "zh", "telemetry": False}
+    directory = Path(logdir).resolve()
+    os.chdir(directory.parent)  # 页面上的运行名就是给 VisualDL 的路径,这样名字最短
+    options = {"logdir": [directory.name], "host": host, "port": port, "language": "zh", "telemetry": False}
     app = create_app(ParseArgs(**options))
     print(f"VisualDL 已启动:在浏览器里打开 http://{host}:{port}/ ,按 Ctrl-C 结束。", flush=True)
     app.run(debug=False, host=host, port=port, threaded=False)

@@ -92,5 +92,5 @@ def run(main):
         print(f"错误:{describe_os_error(error, error.filename or '文件')}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("\n已中断。", file=sys.stderr)
+        print("已中断;训练可以用 --resume 运行目录 继续。", file=sys.stderr)
         sys.exit(130)

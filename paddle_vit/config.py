@@ -57,6 +57,7 @@ class Config:
     position_embedding: Optional[Literal["none", "learnable", "sincos"]] = Field(
         None, description=f"位置编码;{_MODEL_DECIDES}"
     )
+    position_std: Optional[float] = Field(None, gt=0, description=f"可学习的位置编码初值的标准差;{_MODEL_DECIDES}")
     head: Optional[Literal["linear", "mlp"]] = Field(
         None, description=f"分类头:linear 一个线性层,mlp 两个线性层;{_MODEL_DECIDES}"
     )
@@ -105,8 +106,8 @@ class Config:
     def model_overrides(self):
         """给 ``create_model`` 的参数:写明了的那些,没写明(``None``)的由模型自己决定。"""
         names = (
-            "patch_size embed_dim depth num_heads mlp_ratio qkv_bias qk_scale pool position_embedding head "
-            "dropout attention_dropout drop_path"
+            "patch_size embed_dim depth num_heads mlp_ratio qkv_bias qk_scale pool position_embedding position_std "
+            "head dropout attention_dropout drop_path"
         )
         return {name: getattr(self, name) for name in names.split() if getattr(self, name) is not None}
 

@@ -4,6 +4,8 @@ import contextlib
 import dataclasses
 import json
 import math
+import signal
+import threading
 import time
 
 import numpy as np
@@ -172,6 +174,30 @@ def _seed_step(seed, epoch, step, rank):
     paddle.seed(int(np.random.SeedSequence([seed, epoch, step, rank]).generate_state(1)[0]))
 
 
+@contextlib.contextmanager
+def _deferred_interrupt():
+    """在 with 里,第一次 Ctrl-C 只做个记号,由循环在两步之间停下;第二次照常立即中断。
+
+    反向传播途中的 ``KeyboardInterrupt`` 会被 Paddle 的 C++ 部分变成别的异常,所以要推迟。
+    给出一个函数,返回是否按过 Ctrl-C。
+    """
+    pressed = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    previous = signal.getsignal(signal.SIGINT)
+
+    def remember(number, frame):
+        pressed.append(number)
+        signal.signal(signal.SIGINT, previous)
+
+    signal.signal(signal.SIGINT, remember)
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
 @dataclasses.dataclass
 class _Progress:
     """训练到哪里了;续训时从检查点恢复。"""
@@ -253,7 +279,14 @@ class _Trainer:
     # ---- 一轮 ----
 
     def train_epoch(self, log):
-        """训练一轮(续训时是一轮剩下的部分),返回这一轮的平均损失、正确率和每秒图像数。"""
+        """训练一轮(续训时是一轮剩下的部分),返回这一轮的平均损失、正确率和每秒图像数。
+
+        按 Ctrl-C 时做完手上的一步,存检查点,再抛出 ``KeyboardInterrupt``。
+        """
+        with _deferred_interrupt() as interrupted:
+            return self._train_epoch(log, interrupted)
+
+    def _train_epoch(self, log, interrupted):
         p, config, data = self.progress, self.config, self.data
         self.model.train()
         batches = training_batches(data.train, config, data.info, p.epoch, p.step, self.rank, self.world)
@@ -282,6 +315,10 @@ class _Trainer:
                 "speed/images_per_second": speed,
             }
             log.step(p.epoch, global_step, scalars, p.loss_sum / p.images, p.correct / p.images, speed)
+            if interrupted():
+                if self.world == 1 and p.step < self.steps_per_epoch:
+                    self.save(log)
+                raise KeyboardInterrupt
             if p.step % 20 == 0 and p.step < self.steps_per_epoch:
                 (waited,) = self._sum_over_processes(now - last_save)  # 各进程要做出同一个决定
                 if waited > config.checkpoint_minutes * 60 * self.world:

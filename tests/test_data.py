@@ -237,7 +237,7 @@ def test_missing_data_dir(values):
 
 def test_missing_and_damaged_idx_files(tmp_path):
     config = make_config({"dataset": "mnist", "data_dir": str(tmp_path)})
-    with pytest.raises(UserError, match="train-images-idx3-ubyte.gz"):
+    with pytest.raises(UserError, match=r"train-images-idx3-ubyte\.gz"):
         load_data(config)
     write_idx(tmp_path)
     path = tmp_path / "train-images-idx3-ubyte.gz"
@@ -259,7 +259,12 @@ def test_failed_download_is_one_line(monkeypatch):
 def test_evaluation_uses_each_image_once(n, batch, world):
     data = load_data(make_config({}))
     part = ArrayPart(data.test.images[:n], data.test.labels[:n])
-    seen = [i for rank in range(world) for indices, _ in evaluation_batches(part, data.info, batch, rank, world) for i in indices]
+    seen = [
+        i
+        for rank in range(world)
+        for indices, _ in evaluation_batches(part, data.info, batch, rank, world)
+        for i in indices
+    ]
     assert sorted(seen) == list(range(n))
 
 

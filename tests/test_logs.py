@@ -13,7 +13,9 @@ EPOCH = dict(train_loss=1.0, train_top1=0.5, val_loss=2.0, val_top1=0.25, lr=0.1
 def read_scalars(directory, tag):
     from visualdl import LogReader
 
-    return [(item.id, item.value) for item in LogReader(file_path=str(directory / "vdlrecords.log")).get_data("scalar", tag)]
+    return [
+        (item.id, item.value) for item in LogReader(file_path=str(directory / "vdlrecords.log")).get_data("scalar", tag)
+    ]
 
 
 def test_nothing_is_lost_without_close(tmp_path):

@@ -15,7 +15,9 @@ from paddle_vit.runtime import autocast_dtype, describe_runtime, setup_runtime
 
 def run_code(code, **env):
     """在新进程里执行,返回最后一行 JSON。"""
-    environ = {name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS", "MKL_DEBUG_CPU_TYPE")}
+    environ = {
+        name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS", "MKL_DEBUG_CPU_TYPE")
+    }
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env={**environ, **env}, cwd=ROOT, check=True
     )
@@ -35,18 +37,23 @@ def test_import_has_no_side_effect():
     code = SNAPSHOT + "before = snapshot()\nimport paddle_vit\nprint(json.dumps([before, snapshot()]))"
     before, after = run_code(code)
     assert before == after
-    done = subprocess.run([sys.executable, "-c", "import paddle_vit"], capture_output=True, text=True, cwd=ROOT, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", "import paddle_vit"], capture_output=True, text=True, cwd=ROOT, check=True
+    )
     assert done.stdout == "" and done.stderr == ""
 
 
 def test_import_is_light():
-    code = "import json, sys, paddle_vit\nprint(json.dumps([m for m in ('visualdl', 'matplotlib', 'pydantic') if m in sys.modules]))"
-    assert run_code(code) == []
+    heavy = "('visualdl', 'matplotlib', 'pydantic')"
+    assert run_code(f"import json, sys, paddle_vit\nprint(json.dumps([m for m in {heavy} if m in sys.modules]))") == []
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="只有 Linux 的 Paddle 自带 libiomp5.so")
 def test_settings_take_effect():
-    code = SNAPSHOT + "from paddle_vit.runtime import setup_runtime\ns = setup_runtime('cpu', 2)\nprint(json.dumps([s, snapshot()]))"
+    code = (
+        SNAPSHOT
+        + "from paddle_vit.runtime import setup_runtime\nprint(json.dumps([setup_runtime('cpu', 2), snapshot()]))"
+    )
     settings, (threads, stride, mkl, device) = run_code(code)
     assert threads == settings["threads"] == 2
     assert stride is False and settings["stride_kernel"] is False
@@ -56,7 +63,10 @@ def test_settings_take_effect():
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="只有 Linux 的 Paddle 自带 libiomp5.so")
 def test_the_users_environment_wins():
-    code = SNAPSHOT + "from paddle_vit.runtime import setup_runtime\ns = setup_runtime('cpu')\nprint(json.dumps(snapshot()))"
+    code = (
+        SNAPSHOT
+        + "from paddle_vit.runtime import setup_runtime\ns = setup_runtime('cpu')\nprint(json.dumps(snapshot()))"
+    )
     threads, stride, mkl, _ = run_code(code, OMP_NUM_THREADS="3", FLAGS_use_stride_kernel="1", MKL_DEBUG_CPU_TYPE="5")
     assert (threads, stride, mkl) == (3, True, "5")
 

@@ -43,7 +43,9 @@ def test_bad_settings(tmp_path, args, words):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("kind, word", [("text", "note.png"), ("truncated", "0.jpg"), ("no image", "c"), ("empty", "train")])
+@pytest.mark.parametrize(
+    "kind, word", [("text", "note.png"), ("truncated", "0.jpg"), ("no image", "c"), ("empty", "train")]
+)
 def test_bad_folders(tmp_path, kind, word):
     if kind != "empty":
         bad_folder(tmp_path / "data", kind)
@@ -152,7 +154,7 @@ def test_ctrl_c_is_one_line(tmp_path):
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert stderr.strip() == "已中断。"
+    assert stderr.strip() == "已中断;训练可以用 --resume 运行目录 继续。"
 
 
 def test_quiet_without_a_terminal(tmp_path):
@@ -202,7 +204,9 @@ def test_predict(tiny_run, tmp_path):
 
 def test_own_pictures_from_training_to_prediction(picture_folder, tmp_path):
     run = tmp_path / "run"
-    args = "--recipe none --image-size 16 --patch-size 8 --embed-dim 16 --depth 1 --epochs 3 --batch-size 4 --flip".split()
+    args = (
+        "--recipe none --image-size 16 --patch-size 8 --embed-dim 16 --depth 1 --epochs 3 --batch-size 4 --flip".split()
+    )
     args += "--crop-scale 0.5 --rand-augment 1 --random-erasing 0.2 --cutmix 1 --pool cls --head mlp".split()
     run_script("train", *args, "--dataset", "folder", "--data-dir", picture_folder, "--output", run, check=0)
     done = run_script("predict", run, picture_folder / "train" / "猫", check=0)

@@ -94,7 +94,10 @@ def test_ema_equals_numpy_and_is_swapped_back():
 
 def test_accumulation_equals_one_large_batch():
     rng = np.random.default_rng(0)
-    images, targets = rng.standard_normal((10, 1, 8, 8)).astype("float32"), np.eye(3, dtype="float32")[np.arange(10) % 3]
+    images, targets = (
+        rng.standard_normal((10, 1, 8, 8)).astype("float32"),
+        np.eye(3, dtype="float32")[np.arange(10) % 3],
+    )
     start = small_model().state_dict()
     start = {name: value.numpy().copy() for name, value in start.items()}
     results = []

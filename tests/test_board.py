@@ -1,0 +1,101 @@
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+from conftest import ROOT, run_script
+from test_scripts import assert_one_chinese_line
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def board(tiny_run):
+    """真正的 VisualDL 服务;给出它打印的地址。"""
+    command = [sys.executable, str(ROOT / "scripts" / "board.py"), str(tiny_run.parent), "--port", str(free_port())]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    line = process.stdout.readline()
+    address = re.search(r"http://[\d.:]+", line)
+    assert address, line
+    for _ in range(100):
+        try:
+            urllib.request.urlopen(f"{address[0]}/alive", timeout=5)
+            break
+        except OSError:
+            time.sleep(0.1)
+    yield address[0]
+    process.kill()
+    process.wait()
+
+
+def test_the_page_answers_without_a_language(board):
+    """VisualDL 自己启动时,没有 Accept-Language 的请求得到 HTTP 500。"""
+    with urllib.request.urlopen(f"{board}/app/", timeout=30) as answer:
+        assert answer.status == 200
+
+
+def test_the_server_knows_the_run_and_its_curves(board, tiny_run):
+    import json
+
+    def ask(path):
+        with urllib.request.urlopen(f"{board}/app/api/{path}", timeout=30) as answer:
+            return json.loads(answer.read())["data"]
+
+    (run,) = ask("runs")
+    assert run == f"{tiny_run.parent.name}/{tiny_run.name}"
+    values = ask(f"scalar/list?run={run}&tag=loss/val")
+    assert [item[1] for item in values] == [1, 2]
+
+
+def test_the_loss_chart_is_drawn_in_a_browser(board, tmp_path):
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (chromium and driver):
+        pytest.skip("没有 chromium 和 chromium-driver,不能看页面;Debian 上用 apt-get install 安装")
+    from selenium import webdriver
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    flags = "headless=new no-sandbox disable-gpu disable-quic no-first-run disable-background-networking "
+    flags += f"disable-component-update disable-sync window-size=1400,1000 user-data-dir={tmp_path / 'profile'}"
+    for flag in flags.split():
+        options.add_argument(f"--{flag}")
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=driver))
+    try:
+        browser.get(f"{board}/app/scalar")
+        # 第一组图表(loss)默认展开;图画在 canvas 上,数里面不是白色的像素
+        count = """
+            return [...document.querySelectorAll('canvas')].map(canvas => {
+              const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+              let colored = 0;
+              for (let i = 0; i < data.length; i += 4)
+                if (data[i + 3] > 0 && Math.max(data[i], data[i + 1], data[i + 2])
+                    - Math.min(data[i], data[i + 1], data[i + 2]) > 60) colored++;
+              return colored;
+            })"""
+        WebDriverWait(browser, 60).until(lambda page: "loss/val" in page.find_element(By.TAG_NAME, "body").text)
+        WebDriverWait(browser, 60).until(lambda page: [n for n in page.execute_script(count) if n > 50])
+        text = browser.find_element(By.TAG_NAME, "body").text
+        assert "loss/train" in text
+        assert "标量数据" in text  # 界面是中文
+    finally:
+        browser.quit()
+
+
+def test_errors(tmp_path, tiny_run):
+    assert_one_chinese_line(run_script("board", tmp_path), tmp_path)
+    assert_one_chinese_line(run_script("board", tiny_run, "--port", "0"), "--port", "0")
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
+        port = busy.getsockname()[1]
+        assert_one_chinese_line(run_script("board", tiny_run, "--port", port), port)
