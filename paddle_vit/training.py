@@ -211,7 +211,7 @@ class _Progress:
     seconds: float = 0.0  # 全程用时(秒),含评估
     best_epoch: int = 0  # 从 1 起;0 表示还没有
     best_top1: float = -1.0
-    best_loss: float = math.inf
+    best_loss: float = -1.0
 
     def start_epoch(self, epoch):
         self.epoch, self.step = epoch, 0
@@ -394,9 +394,9 @@ class _Trainer:
         return metadata["log"]
 
     def update_best(self, evaluation):
-        """验证正确率更高(相同时损失更小)就存下当前(EMA)权重。"""
+        """验证正确率不低于以往最好的,就存下当前(EMA)权重;相同时取较晚的一轮,那时学习率已经降下来,更稳。"""
         p = self.progress
-        if (evaluation.top1, -evaluation.loss) <= (p.best_top1, -p.best_loss):
+        if evaluation.top1 < p.best_top1:
             return
         p.best_epoch, p.best_top1, p.best_loss = p.epoch + 1, evaluation.top1, evaluation.loss
         if self.rank == 0:
