@@ -8,7 +8,6 @@ import contextlib
 import io
 import json
 import os
-import pickle
 import struct
 import zlib
 from pathlib import Path
@@ -46,10 +45,11 @@ def atomic_write(path, data):
 
 
 def save_weights(path, state):
-    """按 Paddle 的格式保存权重;state 是 ``model.state_dict()``。"""
+    """按 Paddle 的格式保存权重;state 是 ``model.state_dict()``。末尾附 CRC-32,``paddle.load`` 会忽略它。"""
     buffer = io.BytesIO()
     paddle.save(state, buffer)
-    atomic_write(path, buffer.getvalue())
+    data = buffer.getvalue()
+    atomic_write(path, data + struct.pack("<I", zlib.crc32(data)))
 
 
 def load_weights_into(model, path):
@@ -60,14 +60,12 @@ def load_weights_into(model, path):
     """
     if not Path(path).exists():
         raise UserError(f"没有 {path}:这个运行还没有存过权重,请先训练至少一轮。")
-    try:
-        state = paddle.load(str(path))
-    except (ValueError, EOFError, pickle.UnpicklingError, RuntimeError, OSError, KeyError, IndexError, struct.error):
-        raise UserError(f"{path} 已损坏,读不出权重:请换一个备份,或用 --resume 继续训练重新生成。") from None
+    data = Path(path).read_bytes()
+    if struct.pack("<I", zlib.crc32(data[:-4])) != data[-4:]:
+        raise UserError(f"{path} 已损坏,或不是 scripts/train.py 存的权重:请换一个备份,或重新训练。")
+    state = paddle.load(io.BytesIO(data[:-4]))
     expected = {name: list(value.shape) for name, value in model.state_dict().items()}
-    if not isinstance(state, dict):
-        raise UserError(f"{path} 里不是权重(名字 -> 张量):请给 scripts/train.py 存的 best.pdparams。")
-    given = {name: list(getattr(value, "shape", [])) for name, value in state.items()}
+    given = {name: list(value.shape) for name, value in state.items()}
     missing = sorted(expected.keys() - given.keys())
     extra = sorted(given.keys() - expected.keys())
     wrong = [name for name in expected if name in given and expected[name] != given[name]]
@@ -93,8 +91,8 @@ def write_state(path, tensors, metadata):
         metadata (dict): 能写成 JSON 的其余状态。
     """
     tensors = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
-    header = {"state": json.dumps(metadata, ensure_ascii=False), "crc32": str(_checksum(tensors))}
-    atomic_write(path, to_safetensors(tensors, header))
+    state = json.dumps(metadata, ensure_ascii=False)
+    atomic_write(path, to_safetensors(tensors, {"state": state, "crc32": str(_checksum(tensors, state))}))
 
 
 def read_state(path):
@@ -103,20 +101,23 @@ def read_state(path):
     Raises:
         UserError: 文件已损坏。
     """
-    damaged = UserError(f"{path} 已损坏,无法续训:请删除它(将从头训练),或换一个备份;best.pdparams 不受影响。")
+    damaged = UserError(f"{path} 已损坏,无法续训:请换一个备份,或用 --output 开一个新的运行;best.pdparams 不受影响。")
     try:
         with safe_open(str(path), framework="numpy") as file:
-            metadata = file.metadata() or {}
+            header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  safe_open 不是字典
-    except (SafetensorError, OSError, ValueError):
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError):
         raise damaged from None
-    if metadata.get("crc32") != str(_checksum(tensors)):
+    if header.get("crc32") != str(_checksum(tensors, header.get("state", ""))):
         raise damaged
-    return tensors, json.loads(metadata["state"])
+    return tensors, json.loads(header["state"])
 
 
-def _checksum(tensors):
-    checksum = 0
+def _checksum(tensors, state):
+    """名字、类型、形状、内容和其余状态的 CRC-32。"""
+    checksum = zlib.crc32(state.encode())
     for name in sorted(tensors):
-        checksum = zlib.crc32(tensors[name].tobytes(), zlib.crc32(name.encode(), checksum))
+        value = tensors[name]
+        checksum = zlib.crc32(f"{name} {value.dtype} {value.shape}".encode(), checksum)
+        checksum = zlib.crc32(value.tobytes(), checksum)
     return checksum

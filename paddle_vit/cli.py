@@ -25,9 +25,13 @@ _ARGPARSE_MESSAGES = {  # argparse 自带的英文短语 -> 中文
 class ArgumentParser(argparse.ArgumentParser):
     """中文的 ``argparse.ArgumentParser``:用法、帮助和错误都是中文,``--image_size`` 与 ``--image-size`` 等价。"""
 
-    def __init__(self, description):
+    def __init__(self, description, usage=None):
         super().__init__(
-            description=description, add_help=False, allow_abbrev=False, formatter_class=argparse.RawTextHelpFormatter
+            usage=usage,
+            description=description,
+            add_help=False,
+            allow_abbrev=False,
+            formatter_class=argparse.RawTextHelpFormatter,
         )
         self._positionals.title = "位置参数"
         self._optionals.title = "选项"

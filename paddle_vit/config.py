@@ -18,11 +18,15 @@ from .cli import ArgumentParser, describe_os_error
 from .errors import UserError
 from .vit import full_name
 
-__all__ = ["Config", "load_config", "make_config", "parse_config", "save_config"]
+__all__ = ["Config", "load_config", "make_config", "parse_config", "result_settings", "save_config"]
 
 RECIPES = Path(__file__).parent / "recipes"
-# 续训时可以换的设置:它们只关系到在哪里跑,不改变结果的定义
+# 只关系到在哪里跑、写到哪里的设置,不影响结果;续训时可以换其中的前几个
 RESUME_MAY_CHANGE = ("device", "threads", "workers", "data_dir")
+_NO_RESULT = (*RESUME_MAY_CHANGE, "precision", "output", "resume", "recipe", "log_every", "checkpoint_minutes")
+# 定义模型形状的设置:命令行上给了命名的模型时,配方里的这些不再适用
+_SHAPE = "image_size patch_size embed_dim depth num_heads mlp_ratio qkv_bias qk_scale pool position_embedding".split()
+_SHAPE += ["position_std", "head"]
 
 _MODEL_DECIDES = "不给时由 --model 决定"
 
@@ -36,13 +40,15 @@ class Config:
         "digits", description="数据集;digits 随包自带,不用联网;folder 是自己的图片:DIR/train/类别/*.jpg"
     )
     data_dir: Optional[str] = Field(
-        None, description="数据所在目录;不给时 digits 用自带的,其余联网下载到 Paddle 的缓存"
+        None, description="数据所在目录;不给时联网下载到 Paddle 的缓存;digits 随包自带,不用给"
     )
     val_fraction: float = Field(
         0.1, gt=0, lt=0.5, description="从训练部分分出多少作验证集(比例);folder 缺 test/ 时也分出这么多作测试集"
     )
     # 模型
-    model: str = Field("vit", description="模型名;vit 是课程里的模型,尺寸由下面的参数改;其余见 README")
+    model: str = Field(
+        "vit", description="模型名;vit 是课程里的模型,尺寸由下面的参数改;其余如 vit_tiny、vit_base_patch16_224"
+    )
     image_size: Optional[int] = Field(None, gt=0, description="图像边长(像素);不给时由模型名或数据集决定")
     patch_size: Optional[int] = Field(None, gt=0, description=f"图块边长(像素),要整除图像边长;{_MODEL_DECIDES}")
     embed_dim: Optional[int] = Field(None, gt=0, description=f"嵌入维度 D;{_MODEL_DECIDES}")
@@ -87,7 +93,7 @@ class Config:
     ema: float = Field(
         0.0, ge=0, lt=1, description="权重的指数滑动平均(EMA)系数,如 0.999;0 关闭;开启时评估用平均后的权重"
     )
-    seed: int = Field(0, ge=0, description="随机种子;同一种子得到同一结果")
+    seed: int = Field(0, ge=0, lt=2**31, description="随机种子;同一种子得到同一结果")
     # 运行
     device: Literal["auto", "cpu", "gpu"] = Field("auto", description="设备;auto 有 GPU 就用 GPU")
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
@@ -101,15 +107,14 @@ class Config:
         "auto", description="配方:内置的名字、YAML 文件的路径,auto(用与数据集同名的内置配方)或 none(不用)"
     )
     log_every: int = Field(10, gt=0, description="每隔多少步往 VisualDL 写一次")
-    checkpoint_minutes: float = Field(5.0, gt=0, description="一轮很长时,每隔多少分钟也存一次检查点;每轮结束总会存")
+    checkpoint_minutes: float = Field(
+        5.0, gt=0, description="一轮很长时,每隔多少分钟也存一次检查点(多进程时每 20 步看一次);每轮结束总会存"
+    )
 
     def model_overrides(self):
         """给 ``create_model`` 的参数:写明了的那些,没写明(``None``)的由模型自己决定。"""
-        names = (
-            "patch_size embed_dim depth num_heads mlp_ratio qkv_bias qk_scale pool position_embedding position_std "
-            "head dropout attention_dropout drop_path"
-        )
-        return {name: getattr(self, name) for name in names.split() if getattr(self, name) is not None}
+        names = [*_SHAPE[1:], "dropout", "attention_dropout", "drop_path"]  # 图像边长由数据集的说明给出
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
 _GROUPS = {"dataset": "数据", "model": "模型", "crop_padding": "数据增强", "epochs": "优化", "device": "运行"}
@@ -126,7 +131,11 @@ def _value_name(field):
 
 
 def _parser():
-    parser = ArgumentParser("训练一个视觉 Transformer。不带参数时在自带的 digits 手写数字上训练,不用联网。")
+    parser = ArgumentParser(
+        "训练一个视觉 Transformer。不带参数时在自带的 digits 手写数字上训练,不用联网。\n"
+        "括号里是默认值;与数据集同名的内置配方会改其中一些(见 --recipe),命令行上给的最优先。",
+        usage="python scripts/train.py [选项]",
+    )
     group = parser
     for field in dataclasses.fields(Config):
         if field.name in _GROUPS:
@@ -186,7 +195,16 @@ def make_config(values, source="设置"):
     full_name(config.model)  # 没有这个模型就报错
     if config.flip and config.dataset in ("digits", "mnist"):
         raise UserError(f"flip=True 不能用于 {config.dataset}:数字左右翻转后就不是原来的数字了,请去掉 --flip。")
+    if config.dataset == "digits" and config.data_dir is not None:
+        raise UserError(
+            f"--data-dir {config.data_dir} 不能与 --dataset digits 同用:digits 随包自带,请去掉它或换数据集。"
+        )
     return config
+
+
+def result_settings(config):
+    """决定训练结果的那些设置(字典):续训时必须不变,也是 VisualDL 里比较各次运行的超参数。"""
+    return {name: value for name, value in dataclasses.asdict(config).items() if name not in _NO_RESULT}
 
 
 def _read_yaml(path):
@@ -235,12 +253,16 @@ def parse_config(argv=None):
             if name in recipe:
                 raise UserError(f"配方 {path} 里不能有 {name}:它只能在命令行上给。")
         make_config(recipe, f"配方 {path} ")
+        if full_name(given.get("model", "vit")) != "vit":
+            recipe = {name: value for name, value in recipe.items() if name not in _SHAPE}
     return make_config({**recipe, **given}, "命令行")
 
 
 def _resumed_config(given):
     directory = given.pop("resume")
     saved = load_config(directory)
+    if Path(given.pop("output", directory)).resolve() != Path(directory).resolve():
+        raise UserError(f"--resume {directory} 只能接着写这个目录:请去掉 --output。")
     changed = make_config({**dataclasses.asdict(saved), "output": directory, "resume": directory, **given}, "命令行")
     for name in given:
         if name not in RESUME_MAY_CHANGE and getattr(changed, name) != getattr(saved, name):

@@ -7,9 +7,11 @@
 import dataclasses
 import gzip
 import json
+import pickle
 import struct
 import tarfile
 import warnings
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,8 @@ __all__ = [
     "Data",
     "DataInfo",
     "FilePart",
+    "check_images",
+    "check_same_data",
     "evaluation_batches",
     "find_images",
     "load_data",
@@ -80,12 +84,14 @@ class ArrayPart:
     """放在内存里的一部分数据。
 
     Args:
-        images (ndarray): uint8,[n, H, W, C]。
+        images (ndarray): uint8,[n, H, W, C],原来的大小。
         labels (ndarray): int64,[n]。
+        image_size (int | None): 取出时缩放到的边长,像素;``None`` 不缩放。放大后的图像不常驻内存。
     """
 
-    def __init__(self, images, labels):
+    def __init__(self, images, labels, image_size=None):
         self.images, self.labels = images, np.asarray(labels, "int64")
+        self.image_size = image_size or images.shape[1]
 
     def __len__(self):
         return len(self.labels)
@@ -94,15 +100,15 @@ class ArrayPart:
         """按 ``requests`` 逐批取图像:每项是 (下标 [b], 随机数 [b, NUMBERS] 或 ``None``),得到 uint8 [b, H, W, C]。"""
         for indices, numbers in requests:
             images = self.images[indices]  # [b, H, W, C]
-            if numbers is not None and (config.rand_augment or config.crop_scale < 1):
-                size = images.shape[1]
-                images = np.stack(
-                    [
-                        _to_array(augment_image(_to_pillow(image), size, config, row[:IMAGE_NUMBERS]))
-                        for image, row in zip(images, numbers)
-                    ]
-                )
+            augmented = numbers is not None and (config.rand_augment or config.crop_scale < 1)
+            if augmented or images.shape[1:3] != (self.image_size, self.image_size):
+                settings = config if augmented else _NO_AUGMENTATION
+                rows = [None] * len(images) if numbers is None else numbers[:, :IMAGE_NUMBERS]
+                images = np.stack([self._one_by_one(image, settings, row) for image, row in zip(images, rows)])
             yield images
+
+    def _one_by_one(self, image, config, numbers):
+        return _to_array(augment_image(_to_pillow(image), self.image_size, config, numbers))
 
     def read(self, index):
         """一张图像,uint8 [H, W, C]。"""
@@ -204,10 +210,12 @@ def read_image(path, channels):
 
 
 def _to_mode(image, mode):
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):  # 16 位或浮点的灰度图
-        values = np.asarray(image, "float64")
-        top = 65535.0 if values.max(initial=0) > 255 else 255.0
-        image = Image.fromarray(np.clip(values / top * 255, 0, 255).astype("uint8"))
+    if image.mode == "I" or image.mode.startswith("I;16"):  # 16 位灰度
+        image = Image.fromarray((np.clip(np.asarray(image, "int64"), 0, 65535) // 257).astype("uint8"))
+    elif image.mode == "F":  # 浮点灰度:最大值不超过 1 时按 0–1,否则按 0–255
+        values = np.nan_to_num(np.asarray(image, "float64"))
+        scale = 255 if values.max(initial=0) <= 1 else 1
+        image = Image.fromarray(np.clip(np.rint(values * scale), 0, 255).astype("uint8"))
     elif image.mode == "LAB":
         to_rgb = ImageCms.buildTransform(ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB")
         image = ImageCms.applyTransform(image, to_rgb)
@@ -283,12 +291,17 @@ def load_data(config):
     load = loaders.get(config.dataset, _load_cifar)
     (train_images, train_labels), (test_images, test_labels), classes = load(config)
     keep, val = stratified_split(train_labels, config.val_fraction)
-    train_images, test_images = _resize_all(train_images, size), _resize_all(test_images, size)
     pixels = train_images[keep].reshape(-1, train_images.shape[-1])
     mean, std = pixels.mean(axis=0) / 255, pixels.std(axis=0) / 255
-    train = ArrayPart(train_images[keep], train_labels[keep])
-    val = ArrayPart(train_images[val], train_labels[val])
-    return _data(config.dataset, classes, size, mean, std, train, val, ArrayPart(test_images, test_labels))
+    parts = [
+        ArrayPart(images, labels, size)
+        for images, labels in (
+            (train_images[keep], train_labels[keep]),
+            (train_images[val], train_labels[val]),
+            (test_images, test_labels),
+        )
+    ]
+    return _data(config.dataset, classes, size, mean, std, *parts)
 
 
 def _image_size_of_model(name):
@@ -303,14 +316,6 @@ def _data(name, classes, image_size, mean, std, train, val, test):
     return Data(DataInfo(name, tuple(classes), len(mean), image_size, mean, std, counts), train, val, test)
 
 
-def _resize_all(images, size):
-    """uint8 [n, H, W, C] -> [n, size, size, C]。"""
-    if images.shape[1:3] == (size, size):
-        return images
-    resized = [_to_pillow(image).resize((size, size), Image.Resampling.BICUBIC) for image in images]
-    return np.stack([_to_array(image) for image in resized])
-
-
 def _load_digits(config):
     with np.load(DIGITS) as file:
         images, labels, test = file["images"], file["labels"].astype("int64"), file["test"]
@@ -318,18 +323,19 @@ def _load_digits(config):
     return (images[~test], labels[~test]), (images[test], labels[test]), [str(digit) for digit in range(10)]
 
 
-def _download(config, source, **options):
-    """下载或读取 Paddle 自带的数据集,把各种失败说成一句话。"""
+def _download(config, build, *args):
+    """调用 ``build(*args)`` 下载或读取 Paddle 自带的数据集,把各种失败说成一句话。"""
+    damaged = (zlib.error, gzip.BadGzipFile, tarfile.TarError, struct.error, pickle.UnpicklingError)
     try:
-        return source(**options)
+        return build(*args)
     except ImportError:
         raise UserError(f"读 {config.dataset} 的标签需要 scipy:请运行 pip install scipy。") from None
-    except (gzip.BadGzipFile, tarfile.TarError, struct.error, EOFError, ValueError, KeyError) as error:
+    except (*damaged, EOFError, ValueError, KeyError, IndexError, AssertionError):
         where = config.data_dir or "Paddle 的下载缓存(~/.cache/paddle/dataset)"
-        raise UserError(f"{config.dataset} 的文件已损坏({error}):请删除 {where} 里的文件后重新下载。") from None
-    except (RuntimeError, OSError) as error:
+        raise UserError(f"{config.dataset} 的文件已损坏:请删除 {where} 里的文件后重新下载。") from None
+    except (RuntimeError, OSError):
         if config.data_dir is not None:
-            raise UserError(f"读不出 {config.data_dir} 里的 {config.dataset}({error}):请检查文件。") from None
+            raise UserError(f"读不出 {config.data_dir} 里的 {config.dataset}:请检查文件和权限。") from None
         raise UserError(
             f"{config.dataset} 下载失败:请检查网络后重试;或在别处下载好,用 --data-dir 指向它所在的目录;"
             "没有网络时可以先用自带的 --dataset digits。"
@@ -355,14 +361,14 @@ def _load_mnist(config):
     source = MNIST if config.dataset == "mnist" else FashionMNIST
     names = [f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
     files = _local_files(config, names)
-    parts = []
-    for mode, images, labels in (("train", *files[:2]), ("test", *files[2:])):
-        dataset = _download(config, source, image_path=images, label_path=labels, mode=mode)
-        parts.append(
-            (np.asarray(dataset.images).reshape(-1, 28, 28, 1).astype("uint8"), np.asarray(dataset.labels).reshape(-1))
-        )
-    classes = [str(digit) for digit in range(10)] if config.dataset == "mnist" else _FASHION
-    return *parts, classes
+
+    def build(mode, image_path, label_path):
+        dataset = source(image_path=image_path, label_path=label_path, mode=mode)
+        images = np.asarray(dataset.images).reshape(-1, 28, 28, 1).astype("uint8")
+        return images, np.asarray(dataset.labels).reshape(len(images))
+
+    train, test = _download(config, build, "train", *files[:2]), _download(config, build, "test", *files[2:])
+    return train, test, [str(digit) for digit in range(10)] if config.dataset == "mnist" else _FASHION
 
 
 def _load_cifar(config):
@@ -370,25 +376,32 @@ def _load_cifar(config):
 
     is_10 = config.dataset == "cifar10"
     (file,) = _local_files(config, ["cifar-10-python.tar.gz" if is_10 else "cifar-100-python.tar.gz"])
-    parts = []
-    for mode in ("train", "test"):
-        dataset = _download(config, Cifar10 if is_10 else Cifar100, data_file=file, mode=mode)
-        images = np.stack([pixels for pixels, _ in dataset.data]).reshape(-1, 3, 32, 32)
-        parts.append((images.transpose(0, 2, 3, 1).astype("uint8"), np.array([label for _, label in dataset.data])))
-    return *parts, _CIFAR10 if is_10 else [str(label) for label in range(100)]
+
+    def build(mode):
+        dataset = (Cifar10 if is_10 else Cifar100)(data_file=file, mode=mode)
+        images = np.stack([pixels for pixels, _ in dataset.data]).reshape(-1, 3, 32, 32)  # 红、绿、蓝三个平面
+        return images.transpose(0, 2, 3, 1).astype("uint8"), np.array([label for _, label in dataset.data])
+
+    train, test = _download(config, build, "train"), _download(config, build, "test")
+    return train, test, _CIFAR10 if is_10 else [str(label) for label in range(100)]
 
 
 def _load_flowers(config, size):
     from paddle.vision.datasets import Flowers
 
     files = _local_files(config, ["102flowers.tgz", "imagelabels.mat", "setid.mat"])
+
+    def build(mode):
+        dataset = Flowers(*files, mode=mode)
+        paths = [Path(dataset.data_path) / "jpg" / f"image_{index:05}.jpg" for index in dataset.indexes]
+        return paths, dataset.labels[dataset.indexes - 1].astype("int64") - 1
+
     parts = {}
     # Paddle 把官方的训练集和测试集对调了;这里换回来,好与论文的数字相比:训练 1020,验证 1020,测试 6149
     for part, mode in (("train", "test"), ("val", "valid"), ("test", "train")):
-        dataset = _download(config, Flowers, **dict(zip(("data_file", "label_file", "setid_file"), files)), mode=mode)
-        paths = [Path(dataset.data_path) / "jpg" / f"image_{index:05}.jpg" for index in dataset.indexes]
-        parts[part] = FilePart(paths, dataset.labels[dataset.indexes - 1].astype("int64") - 1, size, config.workers)
-        check_images(parts[part].paths)
+        paths, labels = _download(config, build, mode)
+        check_images(paths)
+        parts[part] = FilePart(paths, labels, size, config.workers)
     return _data("flowers102", [str(i + 1) for i in range(102)], size, [0.5] * 3, [0.5] * 3, **parts)
 
 
@@ -460,6 +473,9 @@ def check_images(paths):
                 return path
         return None
 
+    missing = next((path for path in paths if not path.exists()), None)
+    if missing is not None:
+        raise UserError(f"没有 {missing}:图片不全,可能是上次解压时中断了;请删除 {missing.parent} 后重新运行。")
     with ThreadPoolExecutor() as pool:
         bad = [path for path in pool.map(check, paths) if path is not None]
     if bad:
@@ -471,7 +487,8 @@ def training_batches(part, config, info, epoch, start=0, rank=0, world=1):
     """一轮训练的批,已增强、归一化、混合。
 
     第 epoch 轮第 step 步的一切随机数只由 (seed, epoch, step) 决定,所以能从任何一步接着来。
-    整批先抽好数,第 rank 个进程取其中第 rank、rank + world、… 张,于是进程数不影响结果。
+    整批先抽好数,第 rank 个进程取其中第 rank、rank + world、… 张,于是进程数不影响结果
+    (mixup、cutmix 与隔半批的图像混合,批大小是 2 * world 的倍数时也不受影响)。
     最后不满一批的图像这一轮不用(每轮打乱,下一轮就用到);全部图像不足一批时,整个部分就是一批。
 
     Args:
@@ -486,24 +503,31 @@ def training_batches(part, config, info, epoch, start=0, rank=0, world=1):
         tuple[ndarray, ndarray]: 图像 float32 [b, C, H, W] 和标签分布 float32 [b, K]。
     """
     batch = step_size(len(part), config, world)
-    order = np.random.default_rng([config.seed, epoch]).permutation(len(part))
+    order = _rng(config.seed, "order", epoch).permutation(len(part))
     requests = []
     for step in range(start, len(part) // batch):
         indices = order[step * batch : (step + 1) * batch][rank::world]
-        numbers = np.random.default_rng([config.seed, epoch, step]).random((batch, NUMBERS), "float32")[rank::world]
+        numbers = _rng(config.seed, "augment", epoch, step).random((batch, NUMBERS), "float32")[rank::world]
         requests.append((indices, numbers))
     smoothing, K = config.label_smoothing, len(info.classes)
     for step, (images, (indices, numbers)) in enumerate(zip(part.fetch(requests, config), requests), start):
         images = augment_batch(images, config, info.mean, info.std, numbers)  # [b, C, H, W]
         targets = np.eye(K, dtype="float32")[part.labels[indices]] * (1 - smoothing) + smoothing / K  # [b, K]
-        mix_rng = np.random.default_rng([config.seed, epoch, step, 1])
+        mix_rng = _rng(config.seed, "mix", epoch, step)
         yield mix_batch(images, targets.astype("float32"), config.mixup, config.cutmix, mix_rng)
 
 
+def _rng(seed, purpose, *position):
+    """每种用途、每个位置各自独立的随机数发生器(NumPy 会在短的种子后面补零,所以用途放在位置之前)。"""
+    return np.random.default_rng([seed, ("order", "augment", "mix").index(purpose) + 1, *position])
+
+
 def step_size(images, config, world=1):
-    """一次更新用多少张图像(所有进程合计):batch_size * accumulate,图像不够时有多少用多少。"""
+    """一次更新用多少张图像(所有进程合计):batch_size * accumulate,图像不够时有多少用多少;取进程数的整数倍。"""
     size = min(config.batch_size * config.accumulate, images)
-    return max(size - size % world, world)
+    if size < world:
+        raise UserError(f"每次更新只有 {size} 张图像,不够 {world} 个进程分:请减少进程,或加大 --batch-size。")
+    return size - size % world
 
 
 def evaluation_batches(part, info, batch_size, rank=0, world=1):
@@ -523,6 +547,35 @@ def to_input(images, info):
 def save_info(info, path):
     """把数据集的说明写成 JSON。"""
     atomic_write(path, json.dumps(dataclasses.asdict(info), ensure_ascii=False, indent=1).encode())
+
+
+def check_same_data(saved, found, where, whole=True):
+    """核对现在的数据与运行当时的是否相同。
+
+    Args:
+        saved (DataInfo): 运行当时的说明。
+        found (DataInfo): 现在载入的数据的说明。
+        where (str | Path): 运行目录,写进提示。
+        whole (bool): 续训要完全相同;评估只要类别、通道和图像大小相同。
+
+    Raises:
+        UserError: 不同。
+    """
+    names = {"classes": "类别", "channels": "通道数", "image_size": "图像边长"}
+    if whole:
+        names.update(counts="各部分的张数", mean="均值", std="标准差")
+    for name, chinese in names.items():
+        before, now = getattr(saved, name), getattr(found, name)
+        if before != now:
+            raise UserError(
+                f"数据的{chinese}与 {where} 训练时不同:当时是 {_shorten(before)},现在是 {_shorten(now)};"
+                "请用 --data-dir 给出当时的数据,或用 --output 开一个新的运行。"
+            )
+
+
+def _shorten(value):
+    text = "、".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return text if len(text) <= 60 else text[:57] + "…"
 
 
 def load_info(path):

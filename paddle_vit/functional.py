@@ -73,7 +73,7 @@ def attention(q, k, v, scale, dropout=0.0):
     Returns:
         Tensor: [B, h, N, d]。
     """
-    if q.place.is_gpu_place() and q.dtype in (paddle.float16, paddle.bfloat16):
+    if paddle.in_dynamic_mode() and q.place.is_gpu_place() and q.dtype in (paddle.float16, paddle.bfloat16):
         q = q * (scale * q.shape[-1] ** 0.5)  # 该算子自己乘 d ** -0.5,这里补上比值
         q, k, v = (x.transpose([0, 2, 1, 3]) for x in (q, k, v))  # 该算子要 [B, N, h, d]
         z = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, training=dropout > 0)

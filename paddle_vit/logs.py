@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 from .checkpoint import atomic_write
-from .errors import UserError
 from .pictures import confusion_figure, image_grid, mistakes_figure
 
 __all__ = ["RunLog"]
@@ -31,8 +30,8 @@ class _RecordFile:
 
         self._path = Path(path)
         self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115  由 close 关闭
-        self._file.truncate(size)  # 续训:去掉检查点之后的记录,它们会重新写一遍
-        self._size = size
+        self._size = min(size, self._file.tell())
+        self._file.truncate(self._size)  # 续训:去掉检查点之后的记录,它们会重新写一遍
         self._writer = RecordWriter(self)
 
     def add_record(self, record):
@@ -53,7 +52,7 @@ class _RecordFile:
         return str(self._path)
 
     def flush(self):
-        pass
+        os.fsync(self._file.fileno())
 
     def close(self):
         self._file.close()
@@ -90,12 +89,12 @@ class RunLog:
         self.epochs, self.steps_per_epoch, self.every = epochs, steps_per_epoch, every
         self.enabled = enabled
         position = position or {"visualdl": 0, "metrics": 0}
-        self._metrics_size = position["metrics"]
         if not enabled:
             return
         self._writer = _make_writer(self.directory, position["visualdl"])
         path = self.directory / METRICS_FILE
-        kept = path.read_bytes()[: self._metrics_size] if path.exists() else b""
+        kept = path.read_bytes()[: position["metrics"]] if path.exists() else b""
+        self._metrics_size = len(kept)
         atomic_write(path, kept)
         self._bar = self._make_bar()
 
@@ -114,7 +113,9 @@ class RunLog:
         """现在写到哪里;存进检查点,续训时交还给构造函数。"""
         if not self.enabled:
             return None
-        return {"visualdl": self._writer._get_file_writer().size, "metrics": self._metrics_size}
+        records = self._writer._get_file_writer()
+        records.flush()
+        return {"visualdl": records.size, "metrics": self._metrics_size}
 
     def say(self, text):
         """打印一行,不弄乱进度条。"""
@@ -154,6 +155,8 @@ class RunLog:
         line = (json.dumps(metrics, ensure_ascii=False) + "\n").encode()
         with open(self.directory / METRICS_FILE, "ab") as file:
             file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
         self._metrics_size += len(line)
         tags = {
             "loss/train": "train_loss",
@@ -225,18 +228,3 @@ class RunLog:
         if self.enabled:
             self._bar.close()
             self._writer.close()
-
-
-def read_metrics(directory):
-    """读 metrics.jsonl,每轮一个字典。
-
-    Raises:
-        UserError: 文件不存在或某一行已损坏。
-    """
-    path = Path(directory) / METRICS_FILE
-    try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except FileNotFoundError:
-        raise UserError(f"没有 {path}:请给 scripts/train.py 建立的运行目录。") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} 有一行已损坏({error}):用 --resume 继续训练会修好它。") from None

@@ -31,6 +31,11 @@ def _figure(width, height):
     return figure, font
 
 
+def _text_style(font):
+    """文字的样式:用得上的中文字体;类别名里的 $ 不当作公式。"""
+    return {"parse_math": False, **({"fontfamily": [font, "DejaVu Sans"]} if font else {})}
+
+
 def _writable(text, font):
     """没有中文字体时,把写不出来的名字换成 ``None``,由调用者改用序号。"""
     return text if font or text.isascii() else None
@@ -75,7 +80,7 @@ def confusion_figure(confusion, classes, title):
     K = len(classes)
     side = min(4 + 0.35 * K, 16)
     figure, font = _figure(side + 1, side)
-    style = {"fontfamily": [font, "DejaVu Sans"]} if font else {}
+    style = _text_style(font)
     axes = figure.subplots()
     share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
@@ -109,7 +114,7 @@ def mistakes_figure(images, captions, title):
     columns = min(6, max(len(images), 1))
     rows = max(-(-len(images) // columns), 1)
     figure, font = _figure(1.6 * columns, 1.9 * rows + 0.5)
-    style = {"fontfamily": [font, "DejaVu Sans"]} if font else {}
+    style = _text_style(font)
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     for axis in axes:
         axis.axis("off")

@@ -36,7 +36,6 @@ def expand_paths(patterns):
     return paths
 
 
-@paddle.no_grad()
 def predict(loaded, paths, top=3, invert=False, batch_size=32):
     """依次给出每张图片最可能的几类。
 
@@ -56,12 +55,14 @@ def predict(loaded, paths, top=3, invert=False, batch_size=32):
     if top < 1:
         raise UserError(f"--top {top} 不合法:至少要打印 1 类。")
     info = loaded.info
+    loaded.model.eval()
     for start in range(0, len(paths), batch_size):
         batch = paths[start : start + batch_size]
         images = [read_image(path, info.channels) for path in batch]
         if invert:
             images = [ImageOps.invert(image) for image in images]
-        logits = loaded.model(paddle.to_tensor(to_input(images, info)))  # [B, K]
+        with paddle.no_grad():
+            logits = loaded.model(paddle.to_tensor(to_input(images, info)))  # [B, K]
         probabilities, classes = F.softmax(logits).topk(min(top, len(info.classes)))  # 各 [B, top]
         for path, row_classes, row in zip(batch, classes.tolist(), probabilities.tolist()):
             yield path, [(info.classes[k], p) for k, p in zip(row_classes, row)]

@@ -5,10 +5,12 @@ import dataclasses
 import time
 from pathlib import Path
 
+import paddle.distributed as dist
+
 from .checkpoint import load_weights_into
 from .cli import describe_os_error
 from .config import load_config, save_config
-from .data import DataInfo, load_info
+from .data import DataInfo, check_same_data, load_info, save_info
 from .errors import UserError
 from .vit import create_model
 
@@ -16,44 +18,59 @@ __all__ = ["LoadedRun", "build_model", "load_run", "open_run"]
 
 
 @contextlib.contextmanager
-def open_run(config, write=True):
-    """建立(或续训时打开)运行目录并上锁,在 with 里给出它的路径。
+def open_run(config, info, rank=0, world=1):
+    """建立(或续训时打开)运行目录并上锁,写好 config.yaml 和 data.json,在 with 里给出它的路径。
 
     Args:
         config (Config): 用到 output、resume、dataset。
-        write (bool): 多进程时只有 0 号进程建目录、上锁。
+        info (DataInfo): 数据集的说明;续训时核对与当时是否相同。
+        rank, world (int): 本进程的序号和进程总数;只有 0 号进程建目录、上锁,再把路径告诉其余进程。
 
     Raises:
         UserError: 目录里已经有一个运行、正被另一个训练使用,或不可写。
     """
-    from filelock import FileLock, Timeout
-
-    directory = Path(config.output or f"runs/{config.dataset}-{time.strftime('%Y%m%d-%H%M%S')}")
-    if not write:
-        yield directory
+    if rank:
+        yield Path(_tell_others(None, world))
         return
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        probe = directory / ".lock"
-        with open(probe, "a"):
-            pass
-    except OSError as error:
-        raise UserError(describe_os_error(error, directory)) from None
-    lock = FileLock(str(probe))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise UserError(f"{directory} 正被另一个训练使用:请等它结束,或用 --output 换一个目录。") from None
-    try:
+    directory = Path(config.output or f"runs/{config.dataset}-{time.strftime('%Y%m%d-%H%M%S')}")
+    with _locked(directory):
         if config.resume is None:
             if (directory / "config.yaml").exists():
                 raise UserError(
                     f"{directory} 里已经有一个运行:继续它请用 --resume {directory},重新训练请用 --output 换一个目录。"
                 )
             save_config(config, directory / "config.yaml")
+        if (directory / "data.json").exists():
+            check_same_data(load_info(directory / "data.json"), info, directory)
+        else:
+            save_info(info, directory / "data.json")
+        _tell_others(str(directory), world)
         yield directory
-    finally:
-        lock.release()
+
+
+@contextlib.contextmanager
+def _locked(directory):
+    from filelock import FileLock, Timeout
+
+    path = directory / ".lock"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    except OSError as error:
+        raise UserError(describe_os_error(error, directory)) from None
+    try:
+        with FileLock(str(path), timeout=0):
+            yield
+    except Timeout:
+        raise UserError(f"{directory} 正被另一个训练使用:请等它结束,或用 --output 换一个目录。") from None
+
+
+def _tell_others(text, world):
+    """把 0 号进程的 text 告诉所有进程。"""
+    shared = [text]
+    if world > 1:
+        dist.broadcast_object_list(shared, src=0)
+    return shared[0]
 
 
 def build_model(config, info):

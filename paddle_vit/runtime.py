@@ -1,5 +1,6 @@
 """设备、线程、CPU 调优和随机种子。只有脚本和笔记本调用这里的函数,导入本身什么也不改。"""
 
+import contextlib
 import ctypes
 import os
 import platform
@@ -11,7 +12,7 @@ import paddle
 
 from .errors import UserError
 
-__all__ = ["autocast_dtype", "describe_runtime", "seed_everything", "setup_runtime"]
+__all__ = ["autocast_dtype", "describe_runtime", "one_after_another", "seed_everything", "setup_runtime"]
 
 
 def _cpu_flags():
@@ -40,7 +41,8 @@ def _usable_cores():
 def _omp_threads_of_user():
     """使用者启动 Python 时给的 OMP_NUM_THREADS;没给是 None。
 
-    Paddle 在导入时会自己把这个变量设成 1,所以要看进程启动时的环境。
+    Paddle 在导入时会自己把这个变量设成 1,所以要看进程启动时的环境;1 也可能是从另一个导入过 Paddle 的进程
+    (笔记本、launch)继承来的,当作没给。要单线程请用 ``setup_runtime(threads=1)``。
     """
     try:
         with open("/proc/self/environ", "rb") as file:
@@ -48,7 +50,7 @@ def _omp_threads_of_user():
     except OSError:
         return None
     value = environ.get(b"OMP_NUM_THREADS", b"").decode()
-    return int(value) if value.isdigit() and int(value) > 0 else None
+    return int(value) if value.isdigit() and int(value) > 1 else None
 
 
 def _set_threads(threads):
@@ -113,7 +115,7 @@ def setup_runtime(device="auto", threads=None):
 
     Args:
         device (str): ``'auto'``(有 GPU 就用)、``'cpu'`` 或 ``'gpu'``。
-        threads (int | None): CPU 线程数;``None`` 表示 ``OMP_NUM_THREADS``,没设就用全部可用的核。
+        threads (int | None): CPU 线程数;``None`` 表示大于 1 的 ``OMP_NUM_THREADS``,没有就由本机各进程平分可用的核。
 
     Returns:
         dict: 实际生效的设置:``device threads mkl_path malloc stride_kernel rank processes``;不适用的项为 ``None``。
@@ -149,6 +151,16 @@ def _join_processes(settings):
         paddle.distributed.init_parallel_env()
         settings.update(rank=paddle.distributed.get_rank(), processes=processes)
     return settings
+
+
+@contextlib.contextmanager
+def one_after_another(rank, world):
+    """在 with 里,0 号进程先做完,其余进程才开始:下载和解压只该由一个进程做。"""
+    if world > 1 and rank:
+        paddle.distributed.barrier()
+    yield
+    if world > 1 and rank == 0:
+        paddle.distributed.barrier()
 
 
 def describe_runtime(settings):

@@ -14,6 +14,7 @@ import paddle.distributed as dist
 import paddle.nn.functional as F
 
 from .checkpoint import atomic_write, load_weights_into, read_state, save_weights, write_state
+from .config import result_settings
 from .data import evaluation_batches, step_size, training_batches
 from .errors import UserError
 from .vit import count_parameters
@@ -142,6 +143,7 @@ def evaluate(model, part, info, batch_size, precision=None, rank=0, world=1):
     Returns:
         Evaluation
     """
+    was_training = model.training
     model.eval()
     k = min(5, len(info.classes))
     results = np.zeros((len(part), 1 + 2 * k), "float32")  # 每张:损失、k 个类别、k 个概率
@@ -159,7 +161,8 @@ def evaluate(model, part, info, batch_size, precision=None, rank=0, world=1):
         shared = paddle.to_tensor(results)
         dist.all_reduce(shared)  # 各进程的非零行互不重叠,相加就是合并
         results = shared.numpy()
-    model.train()
+    if was_training:
+        model.train()
     return Evaluation(part.labels, results[:, 0], results[:, 1 : 1 + k].astype("int64"), results[:, 1 + k :])
 
 
@@ -186,6 +189,9 @@ def _deferred_interrupt():
         yield lambda: False
         return
     previous = signal.getsignal(signal.SIGINT)
+    if not callable(previous):  # 后台任务里 Ctrl-C 本来就被忽略
+        yield lambda: False
+        return
 
     def remember(number, frame):
         pressed.append(number)
@@ -316,10 +322,10 @@ class _Trainer:
             }
             log.step(p.epoch, global_step, scalars, p.loss_sum / p.images, p.correct / p.images, speed)
             if interrupted():
-                if self.world == 1 and p.step < self.steps_per_epoch:
+                if self.world == 1:
                     self.save(log)
                 raise KeyboardInterrupt
-            if p.step % 20 == 0 and p.step < self.steps_per_epoch:
+            if (self.world == 1 or p.step % 20 == 0) and p.step < self.steps_per_epoch:
                 (waited,) = self._sum_over_processes(now - last_save)  # 各进程要做出同一个决定
                 if waited > config.checkpoint_minutes * 60 * self.world:
                     self.save(log)
@@ -350,6 +356,7 @@ class _Trainer:
             "ema_updates": self.ema.updates,
             "scaler": {name: np.asarray(value).tolist() for name, value in self.scaler.state_dict().items()},
             "log": log.position(),
+            "config": result_settings(self.config),
         }
         write_state(self.directory / "last.safetensors", tensors, metadata)
 
@@ -369,13 +376,18 @@ class _Trainer:
         if not path.exists():
             return None
         tensors, metadata = read_state(path)
+        now = result_settings(self.config)
+        changed = [name for name in now if now[name] != metadata["config"].get(name)]
+        if changed:
+            name = changed[0]
+            raise UserError(
+                f"config.yaml 里的 {name} 是 {now[name]},检查点里是 {metadata['config'].get(name)}:"
+                "续训要沿用原来的设置,请改回来,或用 --output 开一个新的运行。"
+            )
         parts = {"model": {}, "ema": {}, "optimizer": {}}
         for key, value in tensors.items():
             part, name = key.split("/", 1)
             parts[part][name] = value
-        expected = {name: list(value.shape) for name, value in self.model.state_dict().items()}
-        if expected != {name: list(value.shape) for name, value in parts["model"].items()}:
-            raise UserError(f"{path} 属于另一个模型:请检查 config.yaml 是否被改过,或用 --output 开一个新的运行。")
         self.model.set_state_dict(parts["model"])
         for name, average in self.ema.averages.items():
             average.set_value(parts["ema"][name])
@@ -511,8 +523,7 @@ def _finish(trainer, log, parameters):
     }
     log.evaluation("test", evaluation, data.test, info.classes, p.best_epoch)
     metrics = {name: summary[name] for name in ("test_top1", "val_top1", "best_epoch", "seconds")}
-    settings = dataclasses.asdict(config)
-    log.hyper_parameters({name: value for name, value in settings.items() if name not in _NOT_HYPER}, metrics)
+    log.hyper_parameters(result_settings(config), metrics)
     if trainer.rank == 0:
         text = json.dumps(summary, ensure_ascii=False, indent=1)
         atomic_write(trainer.directory / "summary.json", f"{text}\n".encode())
@@ -521,7 +532,3 @@ def _finish(trainer, log, parameters):
         f"用时 {p.seconds:.0f} 秒"
     )
     return summary
-
-
-# 与超参数比较无关的设置
-_NOT_HYPER = ("data_dir device threads workers output resume recipe log_every checkpoint_minutes val_fraction").split()

@@ -3,7 +3,7 @@
 import dataclasses
 
 from paddle_vit.cli import ArgumentParser, run
-from paddle_vit.data import load_data
+from paddle_vit.data import check_same_data, load_data
 from paddle_vit.runs import load_run
 from paddle_vit.runtime import setup_runtime
 from paddle_vit.training import evaluate
@@ -23,6 +23,7 @@ def main():
     if args.data_dir is not None:
         config = dataclasses.replace(config, data_dir=args.data_dir)
     data = load_data(config)
+    check_same_data(loaded.info, data.info, args.run, whole=False)
     part = getattr(data, args.part)
     result = evaluate(loaded.model, part, loaded.info, config.batch_size)
 

@@ -4,10 +4,10 @@ from functools import partial
 
 from paddle_vit.cli import run
 from paddle_vit.config import parse_config
-from paddle_vit.data import load_data, save_info
+from paddle_vit.data import load_data
 from paddle_vit.logs import RunLog
 from paddle_vit.runs import build_model, open_run
-from paddle_vit.runtime import autocast_dtype, describe_runtime, seed_everything, setup_runtime
+from paddle_vit.runtime import autocast_dtype, describe_runtime, one_after_another, seed_everything, setup_runtime
 from paddle_vit.training import fit
 
 
@@ -16,15 +16,15 @@ def main():
     runtime = setup_runtime(config.device, config.threads)
     rank, world = runtime["rank"], runtime["processes"]
     precision = autocast_dtype(config.precision, runtime["device"])
-    data = load_data(config)
+    if rank == 0:
+        print(f"{describe_runtime(runtime)}\n读取数据 {config.dataset} …", flush=True)
+    with one_after_another(rank, world):
+        data = load_data(config)
     seed_everything(config.seed)
     model = build_model(config, data.info)
-    with open_run(config, write=rank == 0) as directory:
+    with open_run(config, data.info, rank, world) as directory:
         if rank == 0:
-            save_info(data.info, directory / "data.json")
-            print(
-                f"{describe_runtime(runtime)}\n运行目录 {directory};看曲线:python scripts/board.py {directory.parent}"
-            )
+            print(f"运行目录 {directory};看曲线:python scripts/board.py {directory.parent}", flush=True)
         make_log = partial(RunLog, directory, config.epochs, every=config.log_every, enabled=rank == 0)
         fit(model, data, config, directory, make_log, precision, rank, world)
 

@@ -39,16 +39,43 @@ def test_weights_of_another_model(tmp_path, options, words):
     assert all(word in str(error.value) for word in words), str(error.value)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "noise", "empty", "not weights"])
+@pytest.mark.parametrize("damage", ["truncated", "noise", "empty", "foreign"])
 def test_damaged_weights(tmp_path, damage):
     path = tmp_path / "best.pdparams"
     save_weights(path, ViT(**SMALL).state_dict())
     data = path.read_bytes()
     path.write_bytes({"truncated": data[: len(data) // 2], "noise": os.urandom(500), "empty": b""}.get(damage, data))
-    if damage == "not weights":
+    if damage == "foreign":
         paddle.save([1, 2], str(path))
     with pytest.raises(UserError, match=r"best\.pdparams"):
         load_weights_into(ViT(**SMALL), path)
+
+
+def flipped(data):
+    """依次翻转各处的一个二进制位。"""
+    for position in range(0, len(data), max(1, len(data) // 300)):
+        yield data[:position] + bytes([data[position] ^ (1 << position % 8)]) + data[position + 1 :]
+
+
+def test_any_flipped_bit_is_noticed(tmp_path):
+    path, model = tmp_path / "best.pdparams", ViT(**SMALL)
+    save_weights(path, model.state_dict())
+    for damaged in flipped(path.read_bytes()):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match="损坏"):
+            load_weights_into(model, path)
+    path = tmp_path / "last.safetensors"
+    write_state(path, {"a/b": np.arange(9, dtype="float32"), "c": np.zeros((2, 2), "int64")}, {"epoch": 3, "lr": 0.1})
+    good, noticed = read_state(path), 0
+    for damaged in flipped(path.read_bytes()):
+        path.write_bytes(damaged)
+        try:
+            tensors, metadata = read_state(path)
+        except UserError:
+            noticed += 1
+        else:  # 只有不影响内容的位(如文件头里的空格)可以不被发现
+            assert metadata == good[1] and all((tensors[name] == good[0][name]).all() for name in good[0])
+    assert noticed > 250
 
 
 def test_state_round_trip(tmp_path):

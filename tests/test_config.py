@@ -29,6 +29,12 @@ def test_every_recipe_is_valid_and_states_its_command(path):
     assert "scripts/train.py" in text.split("\n\n")[0]
 
 
+def test_a_named_model_keeps_its_shape():
+    config = parse_config(["--dataset", "cifar10", "--model", "vit_small", "--depth", "3"])
+    assert config.model_overrides() == {"depth": 3, "dropout": 0.0, "attention_dropout": 0.0, "drop_path": 0.1}
+    assert config.image_size is None and config.mixup == 0.8  # 配方里的其余设置照旧
+
+
 def test_underscores_are_hyphens():
     assert parse_config(["--batch_size", "3", "--image_size=16"]).batch_size == 3
 
@@ -71,6 +77,8 @@ def test_help_lists_every_setting_in_chinese(capsys):
         (["--epochs"], ("--epochs", "值")),
         (["extra"], ("extra",)),
         (["--flip", "--dataset", "digits"], ("flip", "digits")),
+        (["--data-dir", "x", "--dataset", "digits"], ("--data-dir", "digits")),
+        (["--seed", "99999999999999999999"], ("--seed", "小于")),
         (["--model", "resnet"], ("resnet", "vit_base_patch16_224")),
         (["--recipe", "nothing"], ("nothing", "digits")),
         (["--recipe", "no/such.yaml"], ("no/such.yaml",)),
@@ -106,8 +114,10 @@ def test_errors_in_a_recipe(tmp_path, text, words):
 
 def test_resume_keeps_the_settings(tmp_path):
     save_config(parse_config(["--epochs", "3"]), tmp_path / "config.yaml")
-    config = parse_config(["--resume", str(tmp_path), "--threads", "1", "--epochs", "3"])
+    config = parse_config(["--resume", str(tmp_path), "--threads", "1", "--epochs", "3", "--output", str(tmp_path)])
     assert (config.epochs, config.threads, config.output) == (3, 1, str(tmp_path))
     with pytest.raises(UserError, match="--lr"):
         parse_config(["--resume", str(tmp_path), "--lr", "1"])
+    with pytest.raises(UserError, match="--output"):
+        parse_config(["--resume", str(tmp_path), "--output", "elsewhere"])
     assert load_config(tmp_path).threads is None

@@ -11,6 +11,7 @@ from paddle_vit import UserError
 from paddle_vit.config import make_config
 from paddle_vit.data import (
     ArrayPart,
+    check_same_data,
     evaluation_batches,
     load_data,
     load_info,
@@ -51,8 +52,12 @@ def test_mean_and_std_are_the_training_parts():
 
 
 def test_image_size_resizes_every_part():
-    data = load_data(make_config({"image_size": 12}))
+    config = make_config({"image_size": 12})
+    data = load_data(config)
     assert all(pixels_of(part).shape[1:] == (12, 12, 1) for part in (data.train, data.val, data.test))
+    assert next(training_batches(data.train, config, data.info, 0))[0].shape == (64, 1, 12, 12)
+    expected = Image.fromarray(data.test.images[3, ..., 0]).resize((12, 12), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(pixels_of(data.test)[3, ..., 0], np.asarray(expected))
 
 
 def test_stratified_split():
@@ -156,7 +161,10 @@ def test_own_val_and_test_are_used(picture_folder):
         ("LA", (0, 0), 255),
         ("1", 1, 255),
         ("I;16", 65535, 255),
+        ("I;16", 255, 0),
+        ("I;16", 32896, 128),
         ("F", 128.0, 128),
+        ("F", 0.5, 128),
         ("CMYK", (0, 0, 0, 0), 255),
         ("HSV", (0, 0, 255), 255),
         ("YCbCr", (128, 128, 128), 128),
@@ -241,9 +249,23 @@ def test_missing_and_damaged_idx_files(tmp_path):
         load_data(config)
     write_idx(tmp_path)
     path = tmp_path / "train-images-idx3-ubyte.gz"
-    path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(UserError, match="损坏"):
-        load_data(config)
+    data = path.read_bytes()
+    noticed = 0
+    for damaged in (data[:1000], b"", b"text", *(data[:i] + b"\x00\xff" + data[i + 2 :] for i in range(0, 3000, 100))):
+        path.write_bytes(damaged)
+        try:
+            load_data(config)
+        except UserError as error:
+            assert "损坏" in str(error)
+            noticed += 1
+    assert noticed >= 25
+
+
+def test_damaged_cifar(tmp_path):
+    for data in (b"", b"text", gzip.compress(b"text" * 1000)):
+        (tmp_path / "cifar-10-python.tar.gz").write_bytes(data)
+        with pytest.raises(UserError, match="损坏"):
+            load_data(make_config({"dataset": "cifar10", "data_dir": str(tmp_path)}))
 
 
 def test_failed_download_is_one_line(monkeypatch):
@@ -315,6 +337,28 @@ def test_prediction_input_equals_evaluation_input():
     image = Image.fromarray(data.test.images[0, ..., 0])
     _, images = next(evaluation_batches(data.test, data.info, 1))
     np.testing.assert_array_equal(to_input([image], data.info), images)
+
+
+def test_the_same_data_is_required(picture_folder):
+    config = make_config({"dataset": "folder", "data_dir": str(picture_folder), "workers": 0})
+    info = load_data(config).info
+    check_same_data(info, load_data(config).info, "runs/x")
+    Image.new("RGB", (9, 9)).save(picture_folder / "train" / "猫" / "new.png")
+    more = load_data(config).info
+    check_same_data(info, more, "runs/x", whole=False)
+    with pytest.raises(UserError, match="张数"):
+        check_same_data(info, more, "runs/x")
+    (picture_folder / "train" / "猫").rename(picture_folder / "train" / "虎")
+    with pytest.raises(UserError, match="虎"):
+        check_same_data(info, load_data(config).info, "runs/x", whole=False)
+
+
+def test_random_streams_differ():
+    from paddle_vit.data import _rng
+
+    firsts = [_rng(0, *key).random() for key in (("order", 0), ("order", 1), ("augment", 0, 0), ("augment", 0, 1))]
+    firsts += [_rng(0, "mix", 0, 0).random(), _rng(1, "order", 0).random()]
+    assert len(set(firsts)) == len(firsts)
 
 
 def test_info_round_trip(tmp_path):

@@ -53,21 +53,32 @@ def test_two_processes_equal_one(tmp_path):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="gloo 只在 Linux 上试过")
+def test_two_processes_agree_on_the_default_directory(tmp_path):
+    done = launch(*SETTINGS, "--epochs", "1", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (run,) = (tmp_path / "runs").iterdir()
+    assert (run / "summary.json").exists()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="gloo 只在 Linux 上试过")
 def test_one_process_resumes_what_two_began(tmp_path):
+    settings = [*SETTINGS, "--epochs", "40"]
     whole, moved = tmp_path / "whole", tmp_path / "moved"
-    run_script("train", *SETTINGS, "--epochs", "3", "--output", whole, check=0)
+    run_script("train", *settings, "--output", whole, check=0)
     process = subprocess.Popen(
-        [*LAUNCH, str(ROOT / "scripts" / "train.py"), *SETTINGS, "--epochs", "3", "--output", str(moved)],
+        [*LAUNCH, str(ROOT / "scripts" / "train.py"), *settings, "--output", str(moved)],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        start_new_session=True,
     )
     for line in process.stdout:
-        if line.startswith("第 1/3 轮"):
+        if line.startswith("第 3/40 轮"):
             break
-    os.killpg(process.pid, 9)
-    process.wait()
-    run_script("train", "--resume", moved, check=0)
+    # launch 的各个进程自成一组,按命令行里的目录名把它们和 launch 一起杀掉
+    subprocess.run(["pkill", "-KILL", "-f", str(moved)], check=True)
+    process.communicate()
+    assert not (moved / "summary.json").exists()
+    done = run_script("train", "--resume", moved, check=0)
+    assert "续训:从第 " in done.stdout
     assert_equal_up_to_rounding(whole, moved)

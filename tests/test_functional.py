@@ -3,7 +3,7 @@ import paddle
 import paddle.nn.functional as F
 import pytest
 
-from paddle_vit import functional
+from paddle_vit import ViT, functional
 
 
 def gradients(function, *arrays, dtype="float32"):
@@ -38,6 +38,15 @@ def test_linear_without_bias_and_without_gradient():
     with paddle.no_grad():
         out = functional.linear(x, weight, bias)
     np.testing.assert_allclose(out.numpy(), x.numpy() @ weight.numpy() + bias.numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_static_graph_gives_the_same_values():
+    model = ViT(image_size=8, patch_size=4, in_channels=1, embed_dim=8, depth=1, num_heads=2, num_classes=3)
+    model.eval()
+    x = paddle.randn([2, 1, 8, 8])
+    expected = model(x).numpy()
+    static = paddle.jit.to_static(model, full_graph=True)
+    np.testing.assert_allclose(static(x).numpy(), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_attention_equals_float64():

@@ -1,13 +1,15 @@
 import json
 
 import numpy as np
-import pytest
 
-from paddle_vit import UserError
-from paddle_vit.logs import RunLog, read_metrics
-from paddle_vit.pictures import image_grid
+from paddle_vit.logs import RunLog
+from paddle_vit.pictures import confusion_figure, image_grid, mistakes_figure
 
 EPOCH = dict(train_loss=1.0, train_top1=0.5, val_loss=2.0, val_top1=0.25, lr=0.1, images_per_second=10.0)
+
+
+def read_metrics(directory):
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def read_scalars(directory, tag):
@@ -66,12 +68,29 @@ def test_a_disabled_log_writes_nothing(tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_damaged_metrics(tmp_path):
-    with pytest.raises(UserError, match=r"metrics\.jsonl"):
-        read_metrics(tmp_path)
-    (tmp_path / "metrics.jsonl").write_text('{"epoch": 1}\n{"epo', encoding="utf-8")
-    with pytest.raises(UserError, match="损坏"):
-        read_metrics(tmp_path)
+def test_a_lost_or_short_record_file_does_not_break_the_new_curve(tmp_path):
+    log = RunLog(tmp_path, 10, 5)
+    for epoch in (1, 2):
+        log.epoch({"epoch": epoch, **EPOCH})
+    position = log.position()
+    log.close()
+    (tmp_path / "vdlrecords.log").unlink()
+    lines = (tmp_path / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "metrics.jsonl").write_bytes(lines[0])
+    log = RunLog(tmp_path, 10, 5, position)
+    log.epoch({"epoch": 3, **EPOCH})
+    assert log.position()["metrics"] == (tmp_path / "metrics.jsonl").stat().st_size
+    assert log.position()["visualdl"] == (tmp_path / "vdlrecords.log").stat().st_size
+    log.close()
+    assert read_scalars(tmp_path, "loss/val") == [(3, 2.0)]
+    assert [line["epoch"] for line in read_metrics(tmp_path)] == [1, 3]
+
+
+def test_figures_take_any_class_name(tmp_path):
+    confusion_figure(np.eye(2, dtype=int), ["a$x_$", "100%"], "50% of $x$").savefig(tmp_path / "a.png")
+    mistakes_figure([np.zeros((4, 4, 3), "uint8")], [("a$x_$", "b^", 0.5)], "$").savefig(tmp_path / "b.png")
+    confusion_figure(np.eye(200, dtype=int), [str(i) for i in range(200)], "many").savefig(tmp_path / "c.png")
+    assert all(path.stat().st_size > 1000 for path in tmp_path.iterdir())
 
 
 def test_image_grid_shows_every_pixel():

@@ -10,6 +10,8 @@ import pytest
 from conftest import ROOT, TINY, run_script
 from safetensors.numpy import load_file
 
+from paddle_vit.checkpoint import read_state
+
 TIMES = ("seconds", "images_per_second")
 
 
@@ -85,16 +87,36 @@ def test_resume_of_a_finished_run_changes_nothing(tiny_run):
     assert final_state(tiny_run) == before
 
 
+def wait_for(condition, process):
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+
+
 @pytest.mark.slow
 def test_twenty_kills_at_random_moments_end_the_same(tmp_path):
-    settings = [*TINY, "--epochs", "80", "--checkpoint-minutes", "0.001", "--batch-size", "32"]
+    settings = [*TINY, "--batch-size", "8", "--epochs", "50", "--checkpoint-minutes", "0.001"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    started = time.monotonic()
     run_script("train", *settings, "--output", whole, check=0)
-    longest = time.monotonic() - started
     rng = random.Random(0)
+    state = killed / "last.safetensors"
+    stamp = lambda: state.stat().st_mtime_ns if state.exists() else None
+    while_training = in_the_middle_of_an_epoch = 0
     for kill in range(20):
-        args = ["--resume", killed] if kill else [*settings, "--output", killed]
-        kill_after(killed, args, rng.uniform(0, 3 + longest / 8))
+        before = stamp()
+        process = start(*(["--resume", killed] if kill else [*settings, "--output", killed]))
+        if kill % 4 == 3:  # 四次里有一次在起动途中杀掉
+            time.sleep(rng.uniform(0, 3))
+        else:
+            wait_for(lambda: stamp() != before, process)  # noqa: B023  在这一轮循环里就用完
+            time.sleep(rng.uniform(0, 0.5))
+            while_training += 1
+        assert process.poll() is None, "被杀之前就结束了"
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        if state.exists():
+            in_the_middle_of_an_epoch += read_state(state)[1]["progress"]["step"] > 0
+    assert while_training == 15 and in_the_middle_of_an_epoch >= 5
+    assert not (killed / "summary.json").exists()
     run_script("train", "--resume", killed, check=0)
     assert_same_end(whole, killed)

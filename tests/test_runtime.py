@@ -69,6 +69,10 @@ def test_the_users_environment_wins():
     )
     threads, stride, mkl, _ = run_code(code, OMP_NUM_THREADS="3", FLAGS_use_stride_kernel="1", MKL_DEBUG_CPU_TYPE="5")
     assert (threads, stride, mkl) == (3, True, "5")
+    # Paddle 导入时把 OMP_NUM_THREADS=1 写进环境,子进程继承到的 1 不是使用者的意思
+    cores = len(os.sched_getaffinity(0))
+    assert run_code(code, OMP_NUM_THREADS="1")[0] == cores
+    assert run_code(code, PADDLE_LOCAL_SIZE=str(cores))[0] == 1
 
 
 @pytest.mark.parametrize(

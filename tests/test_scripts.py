@@ -2,12 +2,13 @@ import contextlib
 import json
 import os
 import shutil
+import struct
 import subprocess
 import time
 
 import numpy as np
 import pytest
-from conftest import TINY, run_script
+from conftest import ROOT, TINY, run_script
 from PIL import Image
 from test_data import bad_folder
 from test_resume import kill_after, start
@@ -114,7 +115,31 @@ def test_checkpoint_of_another_model(tiny_run, tmp_path):
     text = (run / "config.yaml").read_text(encoding="utf-8").replace("embed_dim: 8", "embed_dim: 16")
     (run / "config.yaml").write_text(text, encoding="utf-8")
     assert_one_chinese_line(run_script("evaluate", run), "另一个模型")
-    assert_one_chinese_line(run_script("train", "--resume", run), "另一个模型")
+    assert_one_chinese_line(run_script("train", "--resume", run), "embed_dim", "16", "8")
+
+
+def test_edited_settings_do_not_resume(tiny_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    text = (run / "config.yaml").read_text(encoding="utf-8")
+    for before, after in (("ema: 0.9", "ema: 0.0"), ("batch_size: 128", "batch_size: 64")):
+        assert before in text
+        (run / "config.yaml").write_text(text.replace(before, after), encoding="utf-8")
+        assert_one_chinese_line(run_script("train", "--resume", run), before.split(":")[0])
+    (run / "config.yaml").write_text(text + "unknown: 1\n", encoding="utf-8")
+    assert_one_chinese_line(run_script("train", "--resume", run), "unknown")
+
+
+def test_other_data_is_refused_and_nothing_is_lost(picture_folder, tmp_path):
+    run = tmp_path / "run"
+    args = "--recipe none --image-size 16 --patch-size 8 --embed-dim 8 --depth 1 --epochs 1 --batch-size 4".split()
+    run_script("train", *args, "--dataset", "folder", "--data-dir", picture_folder, "--output", run, check=0)
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    other = picture_folder.rename(tmp_path / "other")
+    (other / "train" / "猫").rename(other / "train" / "虎")
+    assert_one_chinese_line(run_script("train", "--resume", run, "--data-dir", other), "虎", "猫")
+    assert_one_chinese_line(run_script("evaluate", run, "--data-dir", other), "虎", "猫")
+    assert before == {path.name: path.read_bytes() for path in run.iterdir()}
 
 
 def test_an_existing_run_is_not_overwritten(tiny_run):
@@ -161,6 +186,28 @@ def test_quiet_without_a_terminal(tmp_path):
     done = run_script("train", *TINY, "--output", tmp_path / "run", check=0)
     assert done.stderr == ""
     assert "\r" not in done.stdout and done.stdout.count("验证 loss") == 2
+
+
+@pytest.mark.skipif(os.name != "posix", reason="要用伪终端")
+def test_progress_bar_in_a_terminal(tmp_path):
+    import fcntl
+    import pty
+    import sys
+    import termios
+
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), *TINY, "--epochs", "20"]
+    process = subprocess.Popen([*command, "--output", str(tmp_path / "run")], stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # 对方关闭以后读会出错
+        while chunk := os.read(ours, 65536):
+            shown += chunk
+    os.close(ours)
+    assert process.wait() == 0
+    bars = [text for text in shown.decode().split("\r") if "剩余" in text and "张/秒" in text]
+    assert bars and all(word in bars[-1] for word in ("/20 轮", "loss ", "top-1 ", "%", "已用")), shown.decode()
 
 
 def test_evaluate(tiny_run):
