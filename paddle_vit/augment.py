@@ -73,7 +73,9 @@ def random_erasing(images, probability, numbers):
 
 
 def resize_and_center_crop(image, size):
-    """把短边缩放到 size(像素),再裁出中间的正方形。Pillow 图像进,Pillow 图像出。"""
+    """把短边缩放到 size(像素),再裁出中间的正方形;已经是这个大小时原样返回。Pillow 图像进,Pillow 图像出。"""
+    if image.size == (size, size):
+        return image
     return ImageOps.fit(image, (size, size), method=Image.Resampling.BICUBIC)
 
 
@@ -137,7 +139,7 @@ def rand_augment(image, operations, magnitude, numbers):
 
 
 def augment_image(image, size, config, numbers):
-    """逐张的变换:随机缩放裁剪(或中心裁剪)和 RandAugment。
+    """逐张的变换:随机缩放裁剪(关闭时是中心裁剪)和 RandAugment。
 
     Args:
         image (PIL.Image.Image): 任意大小。
@@ -150,7 +152,7 @@ def augment_image(image, size, config, numbers):
     """
     if config.crop_scale < 1:
         image = random_resized_crop(image, size, config.crop_scale, numbers[:4])
-    elif image.size != (size, size):
+    else:
         image = resize_and_center_crop(image, size)
     if config.rand_augment:
         operations = config.rand_augment

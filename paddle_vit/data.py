@@ -20,7 +20,7 @@ import numpy as np
 import paddle
 from PIL import Image, ImageCms, ImageOps
 
-from .augment import IMAGE_NUMBERS, NUMBERS, augment_batch, augment_image, mix_batch, normalize
+from .augment import IMAGE_NUMBERS, NUMBERS, augment_batch, augment_image, mix_batch, normalize, resize_and_center_crop
 from .checkpoint import atomic_write
 from .errors import UserError
 from .vit import full_name
@@ -102,13 +102,10 @@ class ArrayPart:
             images = self.images[indices]  # [b, H, W, C]
             augmented = numbers is not None and (config.rand_augment or config.crop_scale < 1)
             if augmented or images.shape[1:3] != (self.image_size, self.image_size):
-                settings = config if augmented else _NO_AUGMENTATION
-                rows = [None] * len(images) if numbers is None else numbers[:, :IMAGE_NUMBERS]
-                images = np.stack([self._one_by_one(image, settings, row) for image, row in zip(images, rows)])
+                rows = numbers if augmented else [None] * len(images)
+                size = self.image_size
+                images = np.stack([_at_size(_to_pillow(x), size, config, row) for x, row in zip(images, rows)])
             yield images
-
-    def _one_by_one(self, image, config, numbers):
-        return _to_array(augment_image(_to_pillow(image), self.image_size, config, numbers))
 
     def read(self, index):
         """一张图像,uint8 [H, W, C]。"""
@@ -140,9 +137,7 @@ class FilePart(paddle.io.Dataset):
             image = read_image(self.paths[index], 3)
         except UserError as error:  # 在进程里抛出会变成一屏调用栈,带回主进程再抛
             return str(error)
-        if numbers is None:
-            return _to_array(augment_image(image, self.image_size, _NO_AUGMENTATION, None))
-        return _to_array(augment_image(image, self.image_size, self.config, numbers[:IMAGE_NUMBERS]))
+        return _at_size(image, self.image_size, self.config, numbers)
 
     def fetch(self, requests, config=None):
         """同 ``ArrayPart.fetch``。"""
@@ -162,14 +157,14 @@ class FilePart(paddle.io.Dataset):
 
     def read(self, index):
         """一张图像,uint8 [H, W, C]。"""
-        return _to_array(augment_image(read_image(self.paths[index], 3), self.image_size, _NO_AUGMENTATION, None))
+        return _at_size(read_image(self.paths[index], 3), self.image_size)
 
 
-class _NoAugmentation:
-    crop_scale, rand_augment = 1.0, 0
-
-
-_NO_AUGMENTATION = _NoAugmentation()
+def _at_size(image, size, config=None, numbers=None):
+    """Pillow 图像 -> uint8 [size, size, C];有随机数时增强,没有时(评估、预测)只缩放和中心裁剪。"""
+    if numbers is None:
+        return _to_array(resize_and_center_crop(image, size))
+    return _to_array(augment_image(image, size, config, numbers[:IMAGE_NUMBERS]))
 
 
 def _to_pillow(array):
@@ -540,8 +535,7 @@ def evaluation_batches(part, info, batch_size, rank=0, world=1):
 
 def to_input(images, info):
     """一批 Pillow 图像 -> 模型的输入 float32 [B, C, H, W](缩放、中心裁剪、归一化,与训练时评估的处理相同)。"""
-    arrays = [_to_array(augment_image(image, info.image_size, _NO_AUGMENTATION, None)) for image in images]
-    return normalize(np.stack(arrays), info.mean, info.std)
+    return normalize(np.stack([_at_size(image, info.image_size) for image in images]), info.mean, info.std)
 
 
 def save_info(info, path):
