@@ -15,6 +15,13 @@ def test_flags_override_the_recipe_which_overrides_the_defaults(tmp_path):
     assert config.batch_size == Config().batch_size
 
 
+def test_a_recipe_is_checked_with_the_dataset_of_the_command_line(tmp_path):
+    (tmp_path / "mine.yaml").write_text("flip: true\ndata_dir: x\n", encoding="utf-8")
+    assert parse_config(["--recipe", str(tmp_path / "mine.yaml"), "--dataset", "cifar10"]).flip
+    with pytest.raises(UserError, match="flip"):
+        parse_config(["--recipe", str(tmp_path / "mine.yaml")])
+
+
 def test_the_dataset_chooses_its_recipe():
     digits = yaml.safe_load((RECIPES / "digits.yaml").read_text(encoding="utf-8"))
     config = parse_config([])
