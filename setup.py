@@ -1,5 +1,8 @@
 from setuptools import find_packages, setup
 
+# 新的 selenium 与 Python 3.9 上能装的其他包冲突,pip 会一直回溯;没有它时看浏览器的测试会跳过
+SELENIUM = "selenium>=4.11; python_version >= '3.10'"
+
 setup(
     name="paddle_vit",
     version="0.1.0",
@@ -21,5 +24,5 @@ setup(
         "matplotlib>=3.6",
         "setuptools",
     ],
-    extras_require={"test": ["pytest>=8", "ruff>=0.15,<0.18", "selenium>=4.11", "scipy"]},
+    extras_require={"test": ["pytest>=8", "ruff>=0.15,<0.18", "scipy", SELENIUM]},
 )

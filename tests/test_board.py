@@ -59,6 +59,7 @@ def test_the_loss_chart_is_drawn_in_a_browser(board, tmp_path):
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not (chromium and driver):
         pytest.skip("没有 chromium 和 chromium-driver,不能看页面;Debian 上用 apt-get install 安装")
+    pytest.importorskip("selenium", reason="没有 selenium,不能看页面(Python 3.9 上不装)")
     from selenium import webdriver
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import WebDriverWait
