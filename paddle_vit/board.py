@@ -31,8 +31,8 @@ def serve(logdir, host="127.0.0.1", port=8040):
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except OSError as error:
-            raise UserError(f"{host}:{port} 不能监听({error.strerror}):请用 --port 换一个端口。") from None
+        except OSError:
+            raise UserError(f"{host}:{port} 不能监听(端口被占用,或地址不是本机的):请用 --port 换一个端口。") from None
 
     from visualdl.server.app import ParseArgs, create_app
 
@@ -41,5 +41,5 @@ def serve(logdir, host="127.0.0.1", port=8040):
     os.chdir(directory.parent)  # 页面上的运行名就是给 VisualDL 的路径,这样名字最短
     options = {"logdir": [directory.name], "host": host, "port": port, "language": "zh", "telemetry": False}
     app = create_app(ParseArgs(**options))
-    print(f"VisualDL 已启动:在浏览器里打开 http://{host}:{port}/ ,按 Ctrl-C 结束。", flush=True)
+    print(f"VisualDL 已启动:在浏览器里打开 http://{host}:{port}/app/scalar ,按 Ctrl-C 结束。", flush=True)
     app.run(debug=False, host=host, port=port, threaded=False)

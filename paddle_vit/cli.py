@@ -84,8 +84,13 @@ def describe_os_error(error, path):
 
 def run(main):
     """脚本的入口:执行 ``main()``,把使用者能改正的错误打印成一行中文并以状态码 2 退出;Ctrl-C 以 130 退出。"""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # 终端的编码写不出中文时,宁可显示问号也不要中断
     try:
         main()
+    except MemoryError:
+        print("错误:内存(或显存)不够:请减小 --batch-size、--image-size 或模型的尺寸。", file=sys.stderr)
+        sys.exit(2)
     except UserError as error:
         print(f"错误:{error}", file=sys.stderr)
         sys.exit(2)
@@ -95,6 +100,6 @@ def run(main):
     except OSError as error:
         print(f"错误:{describe_os_error(error, error.filename or '文件')}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("已中断;训练可以用 --resume 运行目录 继续。", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(f"已中断。{interrupt}", file=sys.stderr)
         sys.exit(130)

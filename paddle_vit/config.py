@@ -28,6 +28,7 @@ _NO_RESULT = (*RESUME_MAY_CHANGE, "precision", "output", "resume", "recipe", "lo
 _SHAPE = "image_size patch_size embed_dim depth num_heads mlp_ratio qkv_bias qk_scale pool position_embedding".split()
 _SHAPE += ["position_std", "head"]
 
+COMMAND_LINE = "命令行"
 _MODEL_DECIDES = "不给时由 --model 决定"
 
 
@@ -99,8 +100,8 @@ class Config:
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="计算精度;auto 在 GPU 上用混合精度,在 CPU 上用 float32"
     )
-    threads: Optional[int] = Field(None, gt=0, description="CPU 线程数;不给时用全部可用的核")
-    workers: int = Field(2, ge=0, description="读取图片文件的进程数;内存里的数据集用不到")
+    threads: Optional[int] = Field(None, gt=0, le=1024, description="CPU 线程数;不给时用全部可用的核")
+    workers: int = Field(2, ge=0, description="读取图片文件的进程数;内存里的数据集和不到 500 张的图片用不到")
     output: Optional[str] = Field(None, description="运行目录;不给时为 runs/<数据集>-<时间>")
     resume: Optional[str] = Field(None, description="继续这个运行目录里没跑完的训练;设置沿用原来的")
     recipe: str = Field(
@@ -171,7 +172,7 @@ def _explain(error, source):
     )
     if bool in (field.type, *get_args(field.type)):
         expected = "应为 true 或 false"
-    option = "--" + name.replace("_", "-")
+    option = "--" + name.replace("_", "-") if source == COMMAND_LINE else f"{source}里 {name}"
     return UserError(f"{option} 的值 {given!r} 不合法:{expected}。含义:{field.default.description}。")
 
 
@@ -195,6 +196,8 @@ def make_config(values, source="设置"):
     full_name(config.model)  # 没有这个模型就报错
     if config.flip and config.dataset in ("digits", "mnist"):
         raise UserError(f"flip=True 不能用于 {config.dataset}:数字左右翻转后就不是原来的数字了,请去掉 --flip。")
+    if config.min_lr > config.lr:
+        raise UserError(f"min_lr={config.min_lr:g} 大于 lr={config.lr:g}:退火应从 lr 降到 min_lr,请改其中一个。")
     if config.dataset == "digits" and config.data_dir is not None:
         raise UserError(
             f"--data-dir {config.data_dir} 不能与 --dataset digits 同用:digits 随包自带,请去掉它或换数据集。"
@@ -212,8 +215,12 @@ def _read_yaml(path):
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(describe_os_error(error, path)) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} 不是合法的 YAML({str(error).splitlines()[0]}):请按 设置: 值 一行一个来写。") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} 不是 UTF-8 编码的文字:请用 UTF-8 另存。") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"第 {mark.line + 1} 行附近" if mark else "内容"
+        raise UserError(f"{path} 不是合法的 YAML:{where}有误,请按 设置: 值 一行一个来写。") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -255,7 +262,7 @@ def parse_config(argv=None):
         make_config({**recipe, **{name: given[name] for name in given if name == "dataset"}}, f"配方 {path} ")
         if full_name(given.get("model", "vit")) != "vit":
             recipe = {name: value for name, value in recipe.items() if name not in _SHAPE}
-    return make_config({**recipe, **given}, "命令行")
+    return make_config({**recipe, **given}, COMMAND_LINE)
 
 
 def _resumed_config(given):
@@ -263,7 +270,9 @@ def _resumed_config(given):
     saved = load_config(directory)
     if Path(given.pop("output", directory)).resolve() != Path(directory).resolve():
         raise UserError(f"--resume {directory} 只能接着写这个目录:请去掉 --output。")
-    changed = make_config({**dataclasses.asdict(saved), "output": directory, "resume": directory, **given}, "命令行")
+    changed = make_config(
+        {**dataclasses.asdict(saved), "output": directory, "resume": directory, **given}, COMMAND_LINE
+    )
     for name in given:
         if name not in RESUME_MAY_CHANGE and getattr(changed, name) != getattr(saved, name):
             option = "--" + name.replace("_", "-")

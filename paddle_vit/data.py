@@ -44,6 +44,7 @@ __all__ = [
 ]
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+FEW_IMAGES = 500  # 一遍少于这么多张时,起动读取进程的时间比读图还长,就在主进程里读
 SPLIT_SEED = 0  # 分出验证集、测试集的种子,固定不变:换训练种子时各部分的图像不变
 DIGITS = Path(__file__).parent / "assets" / "digits.npz"
 
@@ -142,12 +143,14 @@ class FilePart(paddle.io.Dataset):
     def fetch(self, requests, config=None):
         """同 ``ArrayPart.fetch``。"""
         self.config = config
+        images = sum(len(indices) for indices, _ in requests)
+        workers = self.workers if images >= FEW_IMAGES else 0
         batches = [
             [(index, None if numbers is None else numbers[i]) for i, index in enumerate(indices)]
             for indices, numbers in requests
         ]
         loader = paddle.io.DataLoader(
-            self, batch_sampler=batches, collate_fn=list, num_workers=self.workers, return_list=True
+            self, batch_sampler=batches, collate_fn=list, num_workers=workers, return_list=True
         )
         for batch in loader:
             for image in batch:
@@ -278,6 +281,8 @@ def load_data(config):
     size = config.image_size or _image_size_of_model(config.model) or _NATIVE_SIZES.get(config.dataset, 224)
     if config.data_dir is not None and not Path(config.data_dir).is_dir():
         raise UserError(f"--data-dir {config.data_dir} 不是目录:请给数据所在的目录。")
+    if config.crop_padding > size:
+        raise UserError(f"--crop-padding {config.crop_padding} 超过了图像边长 {size}:请改小,通常是边长的八分之一。")
     if config.dataset == "folder":
         return _load_folder(config, size)
     if config.dataset == "flowers102":

@@ -14,7 +14,7 @@ __all__ = ["expand_paths", "predict"]
 
 
 def expand_paths(patterns):
-    """把文件、目录(取其中的图片)和通配符展开成图片路径。
+    """把文件、目录(取其中的图片;一张也没有时取各级子目录里的)和通配符展开成图片路径。
 
     Args:
         patterns (list[str]): 路径或通配符。
@@ -26,12 +26,15 @@ def expand_paths(patterns):
     for pattern in patterns:
         if Path(pattern).is_dir():
             found = find_images(pattern)
+            if not found:
+                folders = sorted(path for path in Path(pattern).rglob("*") if path.is_dir())
+                found = [image for folder in folders for image in find_images(folder)]
         elif Path(pattern).exists():
             found = [Path(pattern)]
         else:
             found = [Path(path) for path in sorted(glob.glob(pattern, recursive=True)) if Path(path).is_file()]
         if not found:
-            raise UserError(f"{pattern} 没有对应的图片:请检查路径;目录里要直接放图片,通配符要加引号。")
+            raise UserError(f"{pattern} 没有对应的图片:请检查路径;通配符要加引号。")
         paths += found
     return paths
 

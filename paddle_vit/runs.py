@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import time
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def open_run(config, info, rank=0, world=1):
     if rank:
         yield Path(_tell_others(None, world))
         return
-    directory = Path(config.output or f"runs/{config.dataset}-{time.strftime('%Y%m%d-%H%M%S')}")
+    directory = Path(config.output) if config.output else _new_directory(config.dataset)
     with _locked(directory):
         if config.resume is None:
             if (directory / "config.yaml").exists():
@@ -46,6 +47,20 @@ def open_run(config, info, rank=0, world=1):
             save_info(info, directory / "data.json")
         _tell_others(str(directory), world)
         yield directory
+
+
+def _new_directory(dataset):
+    """runs/<数据集>-<月日-时分秒>;同一秒里已经有了就加序号。"""
+    name = f"runs/{dataset}-{time.strftime('%m%d-%H%M%S')}"
+    for suffix in itertools.chain([""], (f"-{i}" for i in itertools.count(2))):
+        directory = Path(name + suffix)
+        try:
+            directory.mkdir(parents=True)
+            return directory
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise UserError(describe_os_error(error, directory)) from None
 
 
 @contextlib.contextmanager

@@ -53,6 +53,13 @@ def _omp_threads_of_user():
     return int(value) if value.isdigit() and int(value) > 1 else None
 
 
+def _local_processes():
+    """``paddle.distributed.launch`` 在本机起动了几个进程:地址与本进程同主机的有几个。"""
+    host = os.environ.get("PADDLE_CURRENT_ENDPOINT", "").rsplit(":", 1)[0]
+    endpoints = os.environ.get("PADDLE_TRAINER_ENDPOINTS", "").split(",")
+    return max(1, sum(endpoint.rsplit(":", 1)[0] == host for endpoint in endpoints if endpoint))
+
+
 def _set_threads(threads):
     """OMP_NUM_THREADS 在导入 Paddle 时已经读过,之后只能调它自带的 OpenMP 库。"""
     if not sys.platform.startswith("linux"):
@@ -124,6 +131,7 @@ def setup_runtime(device="auto", threads=None):
         UserError: 要求 GPU 而没有 GPU,或设备名不合法。
     """
     device = _pick_device(device)
+    paddle.disable_signal_handler()  # 否则被 SIGTERM 终止时 Paddle 打印一屏 C++ 调用栈
     settings = dict(device=device, threads=None, mkl_path=None, malloc=None, stride_kernel=None, rank=0, processes=1)
     if device == "gpu":
         # launch 给每个进程一张可见的卡(FLAGS_selected_gpus);单进程时就是第 0 张
@@ -132,8 +140,7 @@ def setup_runtime(device="auto", threads=None):
         return _join_processes(settings)
     paddle.set_device("cpu")
     if threads is None:
-        local_processes = int(os.environ.get("PADDLE_LOCAL_SIZE", "1"))
-        threads = _omp_threads_of_user() or max(1, _usable_cores() // local_processes)
+        threads = _omp_threads_of_user() or max(1, _usable_cores() // _local_processes())
     if _set_threads(threads):
         settings["threads"] = threads
     settings["mkl_path"] = _set_mkl_path()

@@ -324,7 +324,7 @@ class _Trainer:
             if interrupted():
                 if self.world == 1:
                     self.save(log)
-                raise KeyboardInterrupt
+                raise KeyboardInterrupt(f"接着训练:python scripts/train.py --resume {self.directory}")
             if (self.world == 1 or p.step % 20 == 0) and p.step < self.steps_per_epoch:
                 (waited,) = self._sum_over_processes(now - last_save)  # 各进程要做出同一个决定
                 if waited > config.checkpoint_minutes * 60 * self.world:
@@ -462,6 +462,10 @@ def _fit(trainer, log, resumed):
     counts = " / ".join(f"{info.counts[part]}" for part in ("train", "val", "test"))
     log.say(f"数据 {info.name}:训练/验证/测试 {counts} 张,{len(info.classes)} 类,{info.image_size} 像素")
     log.say(f"模型 {config.model}:{parameters:,} 个参数;每轮 {trainer.steps_per_epoch} 步,每步 {trainer.batch} 张")
+    if trainer.steps_per_epoch < 5:
+        log.say(f"提示:每轮只更新 {trainer.steps_per_epoch} 次,学得很慢;请调小 --batch-size,或加大 --epochs。")
+    if info.counts["val"] < 50:
+        log.say(f"提示:验证集只有 {info.counts['val']} 张,选出的最好一轮很不可靠;请多准备一些图像。")
     if resumed:
         log.say(f"续训:从第 {p.epoch + 1} 轮第 {p.step + 1} 步接着来" if p.epoch < config.epochs else "续训:训练已完成")
     while p.epoch < config.epochs:

@@ -84,6 +84,8 @@ def test_help_lists_every_setting_in_chinese(capsys):
         (["--epochs"], ("--epochs", "值")),
         (["extra"], ("extra",)),
         (["--flip", "--dataset", "digits"], ("flip", "digits")),
+        (["--lr", "1e-6"], ("min_lr", "1e-06")),
+        (["--threads", "999999999"], ("--threads", "1024")),
         (["--data-dir", "x", "--dataset", "digits"], ("--data-dir", "digits")),
         (["--seed", "99999999999999999999"], ("--seed", "小于")),
         (["--model", "resnet"], ("resnet", "vit_base_patch16_224")),
@@ -105,10 +107,11 @@ def test_errors_name_the_value_and_the_expectation(argv, words):
     [
         ("epoch: 3", ("epoch", "epochs")),
         ("qkv_biass: true", ("qkv_biass", "qkv_bias")),
-        ("flip: perhaps", ("flip", "perhaps", "true")),
+        ("flip: perhaps", ("flip", "perhaps", "true", "bad.yaml")),
+        ("lr: abc", ("bad.yaml", "lr", "abc")),
         ("3: 4", ("3",)),
         ("- 1", ("设置",)),
-        ("a: [", ("YAML",)),
+        ("epochs: 3\na: [", ("YAML", "行")),
         ("resume: runs/x", ("resume",)),
     ],
 )

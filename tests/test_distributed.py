@@ -48,6 +48,8 @@ def test_two_processes_equal_one(tmp_path):
     summaries = [json.loads((run / "summary.json").read_text(encoding="utf-8")) for run in (one, two)]
     assert [summary["processes"] for summary in summaries] == [1, 2]
     np.testing.assert_allclose(summaries[0]["test_loss"], summaries[1]["test_loss"], rtol=1e-4)
+    cores = len(os.sched_getaffinity(0))
+    assert f"线程 {max(1, cores // 2)}," in done.stdout
     other = (tmp_path / "log" / "workerlog.1").read_text(encoding="utf-8")
     assert "验证 loss" not in other and "运行目录" not in other  # 只有 0 号进程记录
 

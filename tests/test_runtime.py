@@ -72,7 +72,11 @@ def test_the_users_environment_wins():
     # Paddle 导入时把 OMP_NUM_THREADS=1 写进环境,子进程继承到的 1 不是使用者的意思
     cores = len(os.sched_getaffinity(0))
     assert run_code(code, OMP_NUM_THREADS="1")[0] == cores
-    assert run_code(code, PADDLE_LOCAL_SIZE=str(cores))[0] == 1
+    endpoints = [f"127.0.0.1:{6000 + i}" for i in range(cores)]
+    launched = {"PADDLE_CURRENT_ENDPOINT": endpoints[0], "PADDLE_TRAINER_ENDPOINTS": ",".join(endpoints)}
+    assert run_code(code, **launched)[0] == 1
+    two_hosts = "127.0.0.1:6000,127.0.0.2:6000"
+    assert run_code(code, **{**launched, "PADDLE_TRAINER_ENDPOINTS": two_hosts})[0] == cores
 
 
 @pytest.mark.parametrize(

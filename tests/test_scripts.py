@@ -4,6 +4,7 @@ import os
 import shutil
 import struct
 import subprocess
+import sys
 import time
 
 import numpy as np
@@ -33,6 +34,8 @@ def assert_one_chinese_line(done, *words):
         (["--device", "gpu"], ["gpu", "cpu"]),
         (["--patch-size", "3"], ["3", "8"]),
         (["--embed-dim", "10", "--num-heads", "4"], ["10", "4"]),
+        (["--embed-dim", "800000", "--num-heads", "2"], ["内存"]),
+        (["--crop-padding", "5000"], ["5000", "8"]),
         (["--dataset", "folder", "--data-dir", "/no/such"], ["/no/such"]),
         (["--output", "/dev/null"], ["/dev/null"]),
         (["--output", "/dev/null/x"], ["/dev/null"]),
@@ -179,7 +182,33 @@ def test_ctrl_c_is_one_line(tmp_path):
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert stderr.strip() == "已中断;训练可以用 --resume 运行目录 继续。"
+    assert stderr.strip() == f"已中断。接着训练:python scripts/train.py --resume {run}"
+
+
+def test_two_runs_of_the_same_second_get_two_directories(tmp_path):
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    code = "from paddle_vit import runs\nruns.time.strftime = lambda f: '0101-000000'\n"
+    code += "print(runs._new_directory('digits'))"
+    names = [
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environ, check=True
+        ).stdout.strip()
+        for _ in range(3)
+    ]
+    assert names == ["runs/digits-0101-000000", "runs/digits-0101-000000-2", "runs/digits-0101-000000-3"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows 没有 SIGTERM")
+def test_sigterm_is_quiet_and_resumable(tmp_path):
+    run = tmp_path / "run"
+    process = start(*TINY, "--epochs", "60", "--output", run)
+    while not (run / "last.safetensors").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    process.terminate()
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode != 0 and stderr == ""
+    run_script("train", "--resume", run, check=0)
 
 
 def test_quiet_without_a_terminal(tmp_path):
@@ -192,7 +221,6 @@ def test_quiet_without_a_terminal(tmp_path):
 def test_progress_bar_in_a_terminal(tmp_path):
     import fcntl
     import pty
-    import sys
     import termios
 
     ours, theirs = pty.openpty()
@@ -239,6 +267,9 @@ def test_predict(tiny_run, tmp_path):
         assert probabilities == sorted(probabilities, reverse=True) and abs(sum(probabilities) - 100) < 0.1
     one = run_script("predict", tiny_run, tmp_path / "3.png", "--top", "1", check=0)
     assert one.stdout.strip() == "\t".join(rows[3][:2])
+    shutil.copytree(tmp_path, tmp_path / "nested" / "inner")
+    nested = run_script("predict", tiny_run, tmp_path / "nested", check=0)  # 没有直接的图片就找子目录
+    assert nested.stdout.count("\n") == 5
     assert run_script("predict", tiny_run, tmp_path / "*.png", check=0).stdout.count("\n") == 5
     assert run_script("predict", tiny_run, tmp_path / "3.png", "--invert", check=0).stdout != one.stdout
     (tmp_path / "text.png").write_text("x", encoding="utf-8")
