@@ -98,6 +98,8 @@ def run(main):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
+        if error.errno is None:  # Paddle 把反向传播里的任何异常都变成没有错误号的 OSError,那是程序的错,要看调用栈
+            raise
         print(f"错误:{describe_os_error(error, error.filename or '文件')}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as interrupt:

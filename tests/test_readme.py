@@ -4,7 +4,6 @@ import shlex
 import pytest
 from conftest import ROOT
 
-from paddle_vit import cli
 from paddle_vit.config import parse_config
 
 READMES = ["README.md", "README_en.md"]
@@ -53,9 +52,3 @@ def test_links_and_map_exist(name):
     described += ["cli.py", "errors.py", "__init__.py"]
     assert sorted(set(described)) == sorted(path.name for path in (ROOT / "paddle_vit").glob("*.py"))
     assert "@@" not in text
-
-
-def test_os_errors_are_chinese_sentences():
-    for number in (1, 2, 13, 17, 20, 21, 28, 30, 36, 5):
-        text = cli.describe_os_error(OSError(number, "reason", "file.txt"), "file.txt")
-        assert "\n" not in text and text.endswith("。")

@@ -1,0 +1,38 @@
+import pytest
+
+from paddle_vit import UserError, cli
+
+
+def test_os_errors_are_chinese_sentences():
+    for number in (1, 2, 13, 17, 20, 21, 28, 30, 36, 5):
+        text = cli.describe_os_error(OSError(number, "reason", "file.txt"), "file.txt")
+        assert "\n" not in text and text.endswith("。")
+
+
+@pytest.mark.parametrize(
+    "error, status, word",
+    [
+        (UserError("说明"), 2, "错误:说明"),
+        (OSError(28, "No space left on device", "x"), 2, "磁盘已满"),
+        (MemoryError(), 2, "内存"),
+        (KeyboardInterrupt("接着训练"), 130, "已中断。接着训练"),
+    ],
+)
+def test_user_errors_are_one_line(capsys, error, status, word):
+    def main():
+        raise error
+
+    with pytest.raises(SystemExit) as stopped:
+        cli.run(main)
+    assert stopped.value.code == status
+    text = capsys.readouterr().err
+    assert word in text and text.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [OSError("(External) Error message in backward"), ZeroDivisionError()])
+def test_program_errors_keep_their_traceback(error):
+    def main():
+        raise error
+
+    with pytest.raises(type(error)):
+        cli.run(main)
