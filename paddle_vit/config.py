@@ -259,7 +259,8 @@ def parse_config(argv=None):
         for name in ("resume", "recipe"):
             if name in recipe:
                 raise UserError(f"配方 {path} 里不能有 {name}:它只能在命令行上给。")
-        make_config({**recipe, **{name: given[name] for name in given if name == "dataset"}}, f"配方 {path} ")
+        dataset = given.get("dataset", recipe.get("dataset", "digits"))
+        make_config({**recipe, "dataset": dataset}, f"配方 {path} ")
         if full_name(given.get("model", "vit")) != "vit":
             recipe = {name: value for name, value in recipe.items() if name not in _SHAPE}
     return make_config({**recipe, **given}, COMMAND_LINE)

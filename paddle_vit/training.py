@@ -333,6 +333,11 @@ class _Trainer:
         loss_sum, correct, images = self._sum_over_processes(p.loss_sum, p.correct, p.images)
         return loss_sum / images, correct / images, images / p.epoch_seconds
 
+    def evaluate(self, part):
+        """用模型当前的权重评估一部分数据。"""
+        info, batch_size = self.data.info, self.config.batch_size
+        return evaluate(self.model, part, info, batch_size, self.precision, self.rank, self.world)
+
     def _sum_over_processes(self, *values):
         if self.world == 1:
             return values
@@ -472,9 +477,7 @@ def _fit(trainer, log, resumed):
         train_loss, train_top1, speed = trainer.train_epoch(log)
         started = time.monotonic()
         with trainer.ema.applied():
-            evaluation = evaluate(
-                trainer.model, data.val, info, config.batch_size, trainer.precision, trainer.rank, trainer.world
-            )
+            evaluation = trainer.evaluate(data.val)
             trainer.update_best(evaluation)
         p.seconds += time.monotonic() - started
         if _is_now_and_then(p.epoch, config.epochs):
@@ -504,9 +507,7 @@ def _finish(trainer, log, parameters):
     if trainer.world > 1:
         dist.barrier()  # 等 0 号进程写完 best.pdparams
     load_weights_into(trainer.model, trainer.directory / "best.pdparams")
-    evaluation = evaluate(
-        trainer.model, data.test, info, config.batch_size, trainer.precision, trainer.rank, trainer.world
-    )
+    evaluation = trainer.evaluate(data.test)
     summary = {
         "test_top1": evaluation.top1,
         "test_top5": evaluation.top5,

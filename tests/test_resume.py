@@ -46,12 +46,17 @@ def start(*args):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+def wait_for(condition, process):
+    """等到条件成立;进程先结束了就是失败。"""
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+
+
 def kill_after(directory, args, delay):
     """起动训练,等到运行目录里有了 config.yaml,再过 delay 秒杀掉。"""
     process = start(*args)
-    while not (directory / "config.yaml").exists():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
+    wait_for((directory / "config.yaml").exists, process)
     time.sleep(delay)
     process.send_signal(signal.SIGKILL)
     process.communicate()
@@ -69,10 +74,7 @@ def test_resume_in_the_middle_of_an_epoch(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     run_script("train", *settings, "--output", whole, check=0)
     process = start(*settings, "--output", killed)
-    state = killed / "last.safetensors"
-    while not state.exists():  # 第一次存盘在第一轮的第 20 步
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.005)
+    wait_for((killed / "last.safetensors").exists, process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     done = run_script("train", "--resume", killed, check=0)
@@ -85,12 +87,6 @@ def test_resume_of_a_finished_run_changes_nothing(tiny_run):
     done = run_script("train", "--resume", tiny_run, check=0)
     assert "训练已完成" in done.stdout
     assert final_state(tiny_run) == before
-
-
-def wait_for(condition, process):
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
 
 
 @pytest.mark.slow

@@ -5,14 +5,13 @@ import shutil
 import struct
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 from conftest import ROOT, TINY, run_script
 from PIL import Image
 from test_data import bad_folder
-from test_resume import kill_after, start
+from test_resume import kill_after, start, wait_for
 
 
 def assert_one_chinese_line(done, *words):
@@ -154,9 +153,7 @@ def test_an_existing_run_is_not_overwritten(tiny_run):
 def test_two_trainings_in_one_directory(tmp_path):
     run = tmp_path / "run"
     first = start(*TINY, "--epochs", "400", "--output", run)
-    while not (run / "config.yaml").exists():
-        assert first.poll() is None, first.communicate()
-        time.sleep(0.02)
+    wait_for((run / "config.yaml").exists, first)
     try:
         assert_one_chinese_line(run_script("train", "--resume", run), run, "另一个训练")
     finally:
@@ -176,9 +173,7 @@ def test_ctrl_c_is_one_line(tmp_path):
 
     run = tmp_path / "run"
     process = start(*TINY, "--epochs", "400", "--output", run)
-    while not (run / "last.safetensors").exists():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
+    wait_for((run / "last.safetensors").exists, process)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -202,9 +197,7 @@ def test_two_runs_of_the_same_second_get_two_directories(tmp_path):
 def test_sigterm_is_quiet_and_resumable(tmp_path):
     run = tmp_path / "run"
     process = start(*TINY, "--epochs", "60", "--output", run)
-    while not (run / "last.safetensors").exists():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
+    wait_for((run / "last.safetensors").exists, process)
     process.terminate()
     _, stderr = process.communicate(timeout=60)
     assert process.returncode != 0 and stderr == ""
