@@ -12,10 +12,12 @@ from . import functional
 from .errors import UserError
 
 __all__ = [
+    "GELU",
     "Attention",
     "DropPath",
     "EncoderLayer",
     "Identity",
+    "LayerNorm",
     "Linear",
     "Mlp",
     "PatchEmbedding",
@@ -45,6 +47,32 @@ class Linear(nn.Linear):
         return functional.linear(x, self.weight, self.bias)
 
 
+class LayerNorm(nn.LayerNorm):
+    """层归一化(Layer Normalization)沿最后一轴,参数与 ``paddle.nn.LayerNorm(embed_dim)`` 完全相同。
+
+    只是在 CPU 上求梯度更快(见 ``functional.layer_norm``)。来源:arXiv 1607.06450。
+
+    Args:
+        embed_dim (int): 最后一轴的长度 D。
+    """
+
+    def __init__(self, embed_dim):
+        super().__init__(embed_dim)
+
+    def forward(self, x):
+        return functional.layer_norm(x, self.weight, self.bias, self._epsilon)
+
+
+class GELU(nn.GELU):
+    """GELU 激活,与 ``paddle.nn.GELU()`` 相同,只是在 CPU 上求梯度更快(见 ``functional.gelu``)。"""
+
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x):
+        return functional.gelu(x)
+
+
 class Mlp(nn.Layer):
     """多层感知机(MLP):fc1 -> GELU -> dropout -> fc2 -> dropout,[B, N, D] -> [B, N, D]。
 
@@ -62,7 +90,7 @@ class Mlp(nn.Layer):
         if hidden_dim < 1:
             raise UserError(f"mlp_ratio={mlp_ratio} 太小:embed_dim={embed_dim} 时隐藏层宽度不足 1,请调大 mlp_ratio。")
         self.fc1 = Linear(embed_dim, hidden_dim)
-        self.act = nn.GELU()
+        self.act = GELU()
         self.fc2 = Linear(hidden_dim, embed_dim)
         self.dropout = nn.Dropout(dropout)
 
@@ -155,7 +183,7 @@ class Attention(nn.Layer):
     def transpose_multihead(self, x):
         """把合在一起的各个头拆开:[B, N, h*d] -> [B, h, N, d]。"""
         B, N, _ = x.shape
-        x = x.reshape([B, N, self.num_heads, self.attn_head_size])  # [B, N, h, d]
+        x = x.reshape([B, N, -1, self.attn_head_size])  # [B, N, h, d]
         return x.transpose([0, 2, 1, 3])  # [B, h, N, d]
 
     def forward(self, x, need_weights=True):
@@ -170,7 +198,7 @@ class Attention(nn.Layer):
             attn_weights 是 softmax 之后、随机失活之前的权重,每行之和为 1。
         """
         B, N, _ = x.shape
-        q, k, v = map(self.transpose_multihead, self.qkv(x).chunk(3, axis=-1))  # 各 [B, h, N, d]
+        q, k, v = self.transpose_multihead(self.qkv(x)).chunk(3, axis=1)  # [B, 3h, N, d] -> 各 [B, h, N, d]
         if need_weights:
             attn_weights = self.softmax(paddle.matmul(q * self.scales, k, transpose_y=True))  # [B, h, N, N]
             z = paddle.matmul(self.attn_dropout(attn_weights), v)  # [B, h, N, d]
@@ -236,9 +264,9 @@ class EncoderLayer(nn.Layer):
         drop_path=0.0,
     ):
         super().__init__()
-        self.attn_norm = nn.LayerNorm(embed_dim)
+        self.attn_norm = LayerNorm(embed_dim)
         self.attn = Attention(embed_dim, num_heads, qkv_bias, qk_scale, dropout, attention_dropout)
-        self.mlp_norm = nn.LayerNorm(embed_dim)
+        self.mlp_norm = LayerNorm(embed_dim)
         self.mlp = Mlp(embed_dim, mlp_ratio, dropout)
         self.drop_path = DropPath(drop_path)
 

@@ -7,7 +7,7 @@ import paddle
 from paddle import nn
 
 from .errors import UserError
-from .layers import EncoderLayer, Identity, Linear, PatchEmbedding, sincos_position_embedding
+from .layers import GELU, EncoderLayer, Identity, LayerNorm, Linear, PatchEmbedding, sincos_position_embedding
 
 __all__ = ["ViT", "count_parameters", "create_model", "full_name", "list_models"]
 
@@ -99,7 +99,7 @@ class ViT(nn.Layer):
                 for rate in rates
             ]
         )
-        self.norm = nn.LayerNorm(embed_dim)
+        self.norm = LayerNorm(embed_dim)
         self.avgpool = nn.AdaptiveAvgPool1D(1)
         if num_classes == 0:
             self.head = Identity()
@@ -108,7 +108,7 @@ class ViT(nn.Layer):
         else:
             hidden_dim = int(embed_dim * mlp_ratio)
             self.head = nn.Sequential(
-                nn.LayerNorm(embed_dim), Linear(embed_dim, hidden_dim), nn.GELU(), Linear(hidden_dim, num_classes)
+                LayerNorm(embed_dim), Linear(embed_dim, hidden_dim), GELU(), Linear(hidden_dim, num_classes)
             )
 
     def forward_features(self, x):
