@@ -8,7 +8,7 @@ import difflib
 import os
 from argparse import SUPPRESS, BooleanOptionalAction
 from pathlib import Path
-from typing import Literal, Optional, get_args, get_origin
+from typing import Annotated, Literal, Optional, Union, get_args, get_origin
 
 import yaml
 from pydantic import ConfigDict, Field, ValidationError
@@ -22,13 +22,14 @@ __all__ = ["Config", "load_config", "make_config", "parse_config", "result_setti
 
 RECIPES = Path(__file__).parent / "recipes"
 # 只关系到在哪里跑、写到哪里的设置,不影响结果;续训时可以换其中的前几个
-RESUME_MAY_CHANGE = ("device", "threads", "workers", "data_dir")
+RESUME_MAY_CHANGE = ("device", "threads", "processes", "workers", "data_dir")
 _NO_RESULT = (*RESUME_MAY_CHANGE, "precision", "output", "resume", "recipe", "log_every", "checkpoint_minutes")
 # 定义模型形状的设置:命令行上给了命名的模型时,配方里的这些不再适用
 _SHAPE = "image_size patch_size embed_dim depth num_heads mlp_ratio qkv_bias qk_scale pool position_embedding".split()
 _SHAPE += ["position_std", "head"]
 
 COMMAND_LINE = "命令行"
+_AUTO_OR_COUNT = Union[Literal["auto"], Annotated[int, Field(ge=1, le=256)]]
 _MODEL_DECIDES = "不给时由 --model 决定"
 
 
@@ -100,7 +101,10 @@ class Config:
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="计算精度;auto 在 GPU 上用混合精度,在 CPU 上用 float32"
     )
-    threads: Optional[int] = Field(None, gt=0, le=1024, description="CPU 线程数;不给时用全部可用的核")
+    threads: Optional[int] = Field(None, gt=0, le=1024, description="每个进程的 CPU 线程数;不给时各进程平分可用的核")
+    processes: _AUTO_OR_COUNT = Field(
+        "auto", description="CPU 上用几个进程一起训练;auto 每核一个,每个每步至少 1000 个图块;结果只差舍入"
+    )
     workers: int = Field(2, ge=0, description="读取图片文件的进程数;内存里的数据集和不到 500 张的图片用不到")
     output: Optional[str] = Field(None, description="运行目录;不给时为 runs/<数据集>-<时间>")
     resume: Optional[str] = Field(None, description="继续这个运行目录里没跑完的训练;设置沿用原来的")
@@ -123,11 +127,15 @@ _GROUPS = {"dataset": "数据", "model": "模型", "crop_padding": "数据增强
 
 def _choices(field):
     types = [field.type, *get_args(field.type)]
+    if field.type == _AUTO_OR_COUNT:
+        return None
     return next((get_args(t) for t in types if get_origin(t) is Literal), None)
 
 
 def _value_name(field):
     types = {field.type, *get_args(field.type)}
+    if field.type == _AUTO_OR_COUNT:
+        return "auto|正整数"
     return "整数" if int in types else "数字" if float in types else "文字"
 
 

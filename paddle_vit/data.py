@@ -23,7 +23,7 @@ from PIL import Image, ImageCms, ImageOps
 from .augment import IMAGE_NUMBERS, NUMBERS, augment_batch, augment_image, mix_batch, normalize, resize_and_center_crop
 from .checkpoint import atomic_write
 from .errors import UserError
-from .vit import full_name
+from .vit import model_settings
 
 __all__ = [
     "ArrayPart",
@@ -34,6 +34,7 @@ __all__ = [
     "check_same_data",
     "evaluation_batches",
     "find_images",
+    "image_size_of",
     "load_data",
     "load_info",
     "read_image",
@@ -278,7 +279,7 @@ def load_data(config):
     Raises:
         UserError: 文件缺失、损坏、下载失败,或图片文件夹不合要求。
     """
-    size = config.image_size or _image_size_of_model(config.model) or _NATIVE_SIZES.get(config.dataset, 224)
+    size = image_size_of(config)
     if config.data_dir is not None and not Path(config.data_dir).is_dir():
         raise UserError(f"--data-dir {config.data_dir} 不是目录:请给数据所在的目录。")
     if config.crop_padding > size:
@@ -304,10 +305,10 @@ def load_data(config):
     return _data(config.dataset, classes, size, mean, std, *parts)
 
 
-def _image_size_of_model(name):
-    """命名模型的图像边长;课程里的模型没有自己的尺寸要求,随数据集。"""
-    name = full_name(name)
-    return None if name == "vit" else int(name.rsplit("_", 1)[1])
+def image_size_of(config):
+    """图像边长(像素):设置里的,没有就由模型的名字定,再没有就是数据集原来的。"""
+    named = model_settings(config.model).get("image_size")
+    return config.image_size or named or _NATIVE_SIZES.get(config.dataset, 224)
 
 
 def _data(name, classes, image_size, mean, std, train, val, test):

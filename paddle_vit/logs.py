@@ -170,7 +170,7 @@ class RunLog:
         self.say(
             f"第 {metrics['epoch']}/{self.epochs} 轮  训练 loss {metrics['train_loss']:.4f} "
             f"top-1 {metrics['train_top1']:.2%}  验证 loss {metrics['val_loss']:.4f} top-1 {metrics['val_top1']:.2%}  "
-            f"{metrics['images_per_second']:.0f} 张/秒"
+            f"{metrics['images_per_second']:.0f} 张/秒,等数据 {metrics['data_wait']:.0%}"
         )
 
     def images(self, tag, images, step):

@@ -6,16 +6,15 @@ import itertools
 import time
 from pathlib import Path
 
-import paddle.distributed as dist
-
 from .checkpoint import load_weights_into
 from .cli import describe_os_error
 from .config import load_config, save_config
-from .data import DataInfo, check_same_data, load_info, save_info
+from .data import DataInfo, check_same_data, image_size_of, load_info, save_info
 from .errors import UserError
-from .vit import create_model
+from .processes import tell_others
+from .vit import create_model, model_settings
 
-__all__ = ["LoadedRun", "build_model", "load_run", "open_run"]
+__all__ = ["LoadedRun", "build_model", "load_run", "open_run", "patches_per_image"]
 
 
 @contextlib.contextmanager
@@ -31,7 +30,7 @@ def open_run(config, info, rank=0, world=1):
         UserError: 目录里已经有一个运行、正被另一个训练使用,或不可写。
     """
     if rank:
-        yield Path(_tell_others(None, world))
+        yield Path(tell_others(None, world))
         return
     directory = Path(config.output) if config.output else _new_directory(config.dataset)
     with _locked(directory):
@@ -45,7 +44,7 @@ def open_run(config, info, rank=0, world=1):
             check_same_data(load_info(directory / "data.json"), info, directory)
         else:
             save_info(info, directory / "data.json")
-        _tell_others(str(directory), world)
+        tell_others(str(directory), world)
         yield directory
 
 
@@ -80,12 +79,10 @@ def _locked(directory):
         raise UserError(f"{directory} 正被另一个训练使用:请等它结束,或用 --output 换一个目录。") from None
 
 
-def _tell_others(text, world):
-    """把 0 号进程的 text 告诉所有进程。"""
-    shared = [text]
-    if world > 1:
-        dist.broadcast_object_list(shared, src=0)
-    return shared[0]
+def patches_per_image(config):
+    """一张图像切成多少个图块(不用先载入数据)。"""
+    patch_size = config.patch_size or model_settings(config.model).get("patch_size", 7)
+    return (image_size_of(config) // patch_size) ** 2
 
 
 def build_model(config, info):

@@ -1,6 +1,5 @@
 """设备、线程、CPU 调优和随机种子。只有脚本和笔记本调用这里的函数,导入本身什么也不改。"""
 
-import contextlib
 import ctypes
 import os
 import platform
@@ -11,8 +10,9 @@ import numpy as np
 import paddle
 
 from .errors import UserError
+from .processes import join_processes, local_processes, usable_cores
 
-__all__ = ["autocast_dtype", "describe_runtime", "one_after_another", "seed_everything", "setup_runtime"]
+__all__ = ["autocast_dtype", "describe_runtime", "pick_device", "seed_everything", "setup_runtime"]
 
 
 def _cpu_flags():
@@ -32,12 +32,6 @@ def _cpu_flags():
     return vendor, flags
 
 
-def _usable_cores():
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _omp_threads_of_user():
     """使用者启动 Python 时给的 OMP_NUM_THREADS;没给是 None。
 
@@ -53,45 +47,48 @@ def _omp_threads_of_user():
     return int(value) if value.isdigit() and int(value) > 1 else None
 
 
-def _local_processes():
-    """``paddle.distributed.launch`` 在本机起动了几个进程:地址与本进程同主机的有几个。"""
-    host = os.environ.get("PADDLE_CURRENT_ENDPOINT", "").rsplit(":", 1)[0]
-    endpoints = os.environ.get("PADDLE_TRAINER_ENDPOINTS", "").split(",")
-    return max(1, sum(endpoint.rsplit(":", 1)[0] == host for endpoint in endpoints if endpoint))
+def _paddle_library(*names):
+    """Paddle 自带的动态库;没有(或不在 Linux 上)时是 ``None``。"""
+    path = os.path.join(os.path.dirname(paddle.__file__), *names)
+    return ctypes.CDLL(path) if sys.platform.startswith("linux") and os.path.exists(path) else None
 
 
 def _set_threads(threads):
     """OMP_NUM_THREADS 在导入 Paddle 时已经读过,之后只能调它自带的 OpenMP 库。"""
-    if not sys.platform.startswith("linux"):
-        return False
-    library = os.path.join(os.path.dirname(paddle.__file__), "libs", "libiomp5.so")
-    if not os.path.exists(library):
-        return False
-    ctypes.CDLL(library).omp_set_num_threads(threads)
-    return True
+    library = _paddle_library("libs", "libiomp5.so")
+    if library is None:
+        return None, "这个系统的 Paddle 不带 libiomp5.so,请在启动前设 OMP_NUM_THREADS"
+    library.omp_set_num_threads(threads)
+    return threads, None
 
 
 def _set_mkl_path():
-    """Paddle 自带的 MKL 2019 在 AMD 上走慢路径;第一次矩阵乘之前设这个变量能换成快的。返回所设的值。"""
+    """Paddle 自带的 MKL 2019 在 AMD 上走慢路径;第一次矩阵乘之前设这个变量能换成快的。"""
     if "MKL_DEBUG_CPU_TYPE" in os.environ:
-        return os.environ["MKL_DEBUG_CPU_TYPE"]
+        return os.environ["MKL_DEBUG_CPU_TYPE"], None
     vendor, flags = _cpu_flags()
-    if vendor != "AuthenticAMD" or platform.machine() != "x86_64":
-        return None
+    if platform.machine() not in ("x86_64", "AMD64") or not paddle.base.core.is_compiled_with_mkldnn():
+        return None, "不是 x86-64 的 CPU,不用 MKL"
+    if not vendor:
+        return None, "看不到 CPU 的型号"
+    if vendor != "AuthenticAMD":
+        return None, "不是 AMD 的 CPU,MKL 自己会选对"
     if {"avx512f", "avx512dq", "avx512bw", "avx512vl"} <= flags:
         value = "7"  # AVX-512
     elif {"avx2", "fma"} <= flags:
         value = "5"  # AVX2
     else:
-        return None
+        return None, "CPU 没有 AVX2"
     os.environ["MKL_DEBUG_CPU_TYPE"] = value
-    return value
+    return value, None
 
 
 def _keep_malloc_pages():
     """让 glibc 不把大块内存还给系统,省去每一步重新缺页。"""
+    if any(name.startswith("MALLOC_") and name.endswith("_") for name in os.environ):
+        return None, "使用者自己设了 MALLOC_ 变量"
     if platform.libc_ver()[0] != "glibc":
-        return False
+        return None, "不是 glibc"
     libc = ctypes.CDLL(None)
     m_trim_threshold, m_top_pad, m_mmap_max = -1, -2, -4
     results = [
@@ -99,10 +96,32 @@ def _keep_malloc_pages():
         libc.mallopt(m_trim_threshold, 2**31 - 1),
         libc.mallopt(m_top_pad, 64 << 20),
     ]
-    return all(results)
+    return (True, None) if all(results) else (None, "mallopt 不成功")
 
 
-def _pick_device(device):
+def _set_stride_kernel():
+    """关掉 stride kernel:它让 transpose 之后的每个运算都先用很慢的办法复制一遍。"""
+    if "FLAGS_use_stride_kernel" not in os.environ:
+        paddle.set_flags({"FLAGS_use_stride_kernel": False})
+    return paddle.get_flags("FLAGS_use_stride_kernel")["FLAGS_use_stride_kernel"]
+
+
+def _silence_logs():
+    """不显示 Paddle 的 C++ 部分打印的 INFO 行(oneDNN 的版本、连接的端口等);警告和错误照常显示。"""
+    if "GLOG_minloglevel" in os.environ:
+        return
+    for names in (("libs", "libphi_core.so"), ("base", "libpaddle.so")):
+        library = _paddle_library(*names)
+        if library is not None and hasattr(library, "_ZN3fLI17FLAGS_minloglevelE"):
+            ctypes.c_int.in_dll(library, "_ZN3fLI17FLAGS_minloglevelE").value = 1
+
+
+def pick_device(device):
+    """把 ``'auto'`` 换成 ``'gpu'``(有就用)或 ``'cpu'``。
+
+    Raises:
+        UserError: 要求 GPU 而没有 GPU,或设备名不合法。
+    """
     gpus = paddle.device.cuda.device_count() if paddle.is_compiled_with_cuda() else 0
     if device == "auto":
         device = "gpu" if gpus else "cpu"
@@ -115,59 +134,41 @@ def _pick_device(device):
 
 
 def setup_runtime(device="auto", threads=None):
-    """选设备,并让 Paddle 在 CPU 上用足机器。脚本和笔记本在做第一次计算之前调用一次。
+    """选设备,让 Paddle 在 CPU 上用足机器,并加入所在的一组训练进程。脚本和笔记本在做第一次计算之前调用一次。
 
     数值结果只有 float32 舍入上的差别。使用者自己设过的环境变量(``OMP_NUM_THREADS``、``MKL_DEBUG_CPU_TYPE``、
-    ``FLAGS_use_stride_kernel``)优先。
+    ``MALLOC_*_``、``FLAGS_use_stride_kernel``、``GLOG_minloglevel``)优先。
 
     Args:
         device (str): ``'auto'``(有 GPU 就用)、``'cpu'`` 或 ``'gpu'``。
         threads (int | None): CPU 线程数;``None`` 表示大于 1 的 ``OMP_NUM_THREADS``,没有就由本机各进程平分可用的核。
 
     Returns:
-        dict: 实际生效的设置:``device threads mkl_path malloc stride_kernel rank processes``;不适用的项为 ``None``。
+        dict: 实际生效的设置:``device threads mkl_path malloc stride_kernel rank processes``,没做的项为 ``None``;
+        ``skipped`` 是没做的项和原因(字典)。
 
     Raises:
         UserError: 要求 GPU 而没有 GPU,或设备名不合法。
     """
-    device = _pick_device(device)
+    device = pick_device(device)
     paddle.disable_signal_handler()  # 否则被 SIGTERM 终止时 Paddle 打印一屏 C++ 调用栈
-    settings = dict(device=device, threads=None, mkl_path=None, malloc=None, stride_kernel=None, rank=0, processes=1)
+    _silence_logs()
+    settings = dict(device=device, threads=None, mkl_path=None, malloc=None, stride_kernel=None, skipped={})
     if device == "gpu":
         # launch 给每个进程一张可见的卡(FLAGS_selected_gpus);单进程时就是第 0 张
         index = os.environ.get("FLAGS_selected_gpus", "0").split(",")[0]  # noqa: SIM112  Paddle 起的名字
         paddle.set_device(f"gpu:{index}")
-        return _join_processes(settings)
-    paddle.set_device("cpu")
-    if threads is None:
-        threads = _omp_threads_of_user() or max(1, _usable_cores() // _local_processes())
-    if _set_threads(threads):
-        settings["threads"] = threads
-    settings["mkl_path"] = _set_mkl_path()
-    settings["malloc"] = _keep_malloc_pages() or None
-    if "FLAGS_use_stride_kernel" not in os.environ:
-        paddle.set_flags({"FLAGS_use_stride_kernel": False})
-    settings["stride_kernel"] = paddle.get_flags("FLAGS_use_stride_kernel")["FLAGS_use_stride_kernel"]
-    return _join_processes(settings)
-
-
-def _join_processes(settings):
-    """由 ``python -m paddle.distributed.launch`` 启动时,加入进程组。"""
-    processes = paddle.distributed.get_world_size()
-    if processes > 1:
-        paddle.distributed.init_parallel_env()
-        settings.update(rank=paddle.distributed.get_rank(), processes=processes)
+    else:
+        paddle.set_device("cpu")
+        threads = threads or _omp_threads_of_user() or max(1, usable_cores() // local_processes())
+        results = {"threads": _set_threads(threads), "mkl_path": _set_mkl_path(), "malloc": _keep_malloc_pages()}
+        for name, (value, reason) in results.items():
+            settings[name] = value
+            if reason is not None:
+                settings["skipped"][name] = reason
+        settings["stride_kernel"] = _set_stride_kernel()
+    settings["rank"], settings["processes"] = join_processes()
     return settings
-
-
-@contextlib.contextmanager
-def one_after_another(rank, world):
-    """在 with 里,0 号进程先做完,其余进程才开始:下载和解压只该由一个进程做。"""
-    if world > 1 and rank:
-        paddle.distributed.barrier()
-    yield
-    if world > 1 and rank == 0:
-        paddle.distributed.barrier()
 
 
 def describe_runtime(settings):
@@ -176,10 +177,13 @@ def describe_runtime(settings):
         text = f"设备 {paddle.device.get_device()}"
     else:
         mkl = {"7": "AVX-512", "5": "AVX2", None: "默认"}.get(settings["mkl_path"], settings["mkl_path"])
-        malloc, stride = "开" if settings["malloc"] else "不适用", "开" if settings["stride_kernel"] else "关"
+        malloc, stride = "开" if settings["malloc"] else "关", "开" if settings["stride_kernel"] else "关"
         threads = settings["threads"] or "默认"
         text = f"设备 CPU,线程 {threads},MKL 路径 {mkl},保留内存页 {malloc},stride kernel {stride}"
-    return text + (f",{settings['processes']} 个进程" if settings["processes"] > 1 else "")
+    text += f",{settings['processes']} 个进程" if settings["processes"] > 1 else ""
+    names = {"threads": "线程", "mkl_path": "MKL 路径", "malloc": "保留内存页"}
+    reasons = ";".join(f"{names[name]}:{reason}" for name, reason in settings["skipped"].items())
+    return text + (f"(没有改的 {reasons})" if reasons else "")
 
 
 def seed_everything(seed):

@@ -10,13 +10,13 @@ import time
 
 import numpy as np
 import paddle
-import paddle.distributed as dist
 import paddle.nn.functional as F
 
 from .checkpoint import atomic_write, load_weights_into, read_state, save_weights, write_state
 from .config import result_settings
 from .data import evaluation_batches, step_size, training_batches
 from .errors import UserError
+from .processes import all_reduce, average_gradients, sum_over_processes
 from .vit import count_parameters
 
 __all__ = ["Ema", "Evaluation", "evaluate", "fit", "learning_rate", "make_optimizer"]
@@ -159,7 +159,7 @@ def evaluate(model, part, info, batch_size, precision=None, rank=0, world=1):
         results[indices, 1 + k :] = probabilities.numpy()
     if world > 1:
         shared = paddle.to_tensor(results)
-        dist.all_reduce(shared)  # 各进程的非零行互不重叠,相加就是合并
+        all_reduce(shared)  # 各进程的非零行互不重叠,相加就是合并
         results = shared.numpy()
     if was_training:
         model.train()
@@ -214,6 +214,7 @@ class _Progress:
     correct: float = 0.0
     images: int = 0
     epoch_seconds: float = 0.0
+    wait_seconds: float = 0.0  # 这一轮里等数据的时间(秒)
     seconds: float = 0.0  # 全程用时(秒),含评估
     best_epoch: int = 0  # 从 1 起;0 表示还没有
     best_top1: float = -1.0
@@ -221,7 +222,19 @@ class _Progress:
 
     def start_epoch(self, epoch):
         self.epoch, self.step = epoch, 0
-        self.loss_sum, self.correct, self.images, self.epoch_seconds = 0.0, 0.0, 0, 0.0
+        self.loss_sum, self.correct, self.images = 0.0, 0.0, 0
+        self.epoch_seconds, self.wait_seconds = 0.0, 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Step:
+    """一次更新的结果,所有进程合计。"""
+
+    loss: float  # 平均损失
+    correct: int  # 判对的张数
+    images: int  # 图像数
+    grad_norm: float  # 裁剪之前的梯度总范数
+    flags: list  # 各进程所给的数之和
 
 
 class _Trainer:
@@ -236,56 +249,58 @@ class _Trainer:
         self.progress = _Progress()
         self.batch = step_size(len(data.train), config, world)
         self.steps_per_epoch = len(data.train) // self.batch
-        self.parallel = None
 
     # ---- 一步 ----
 
-    def train_step(self, images, targets, learning_rate):
-        """一次更新:前向、反向(累积 accumulate 批)、裁剪、AdamW、EMA。
+    def train_step(self, images, targets, learning_rate, flags=(0, 0)):
+        """一次更新:前向、反向(累积 accumulate 批)、各进程平均、裁剪、AdamW、EMA。
 
         Args:
-            images (ndarray): float32,[b, C, H, W]。
+            images (ndarray): float32,[b, C, H, W],本进程的那一份。
             targets (ndarray): float32,[b, K],标签分布。
             learning_rate (float): 这一步的学习率。
+            flags (tuple): 本进程要告诉大家的几个数。
 
         Returns:
-            tuple[float, int, float]: 平均损失、判对的张数、裁剪之前的梯度总范数。
+            _Step: 所有进程合计的结果。
         """
         chunks = min(self.config.accumulate, len(images))
         pieces = list(zip(np.array_split(images, chunks), np.array_split(targets, chunks)))
-        total_loss, correct = 0.0, 0
-        for i, (x, y) in enumerate(pieces):
-            last = i == chunks - 1
-            with contextlib.nullcontext() if last or self.world == 1 else self.parallel.no_sync():
-                with _autocast(self.precision):
-                    logits = self.parallel(paddle.to_tensor(x))  # [b, K]
-                y = paddle.to_tensor(y)
-                loss = F.cross_entropy(logits.astype("float32"), y, soft_label=True) * (len(x) / len(images))
-                self.scaler.scale(loss).backward()
-            total_loss += float(loss)
+        loss_sum, correct = 0.0, 0
+        for x, y in pieces:
+            with _autocast(self.precision):
+                logits = self.model(paddle.to_tensor(x))  # [b, K]
+            y = paddle.to_tensor(y)
+            loss = F.cross_entropy(logits.astype("float32"), y, soft_label=True)
+            self.scaler.scale(loss * (len(x) / len(images))).backward()
+            loss_sum += float(loss) * len(x)
             correct += int((logits.argmax(-1) == y.argmax(-1)).sum())
+        totals = [loss_sum, correct, len(images), *flags]
+        if self.world > 1:
+            totals = average_gradients(self.model.parameters(), totals)
+        loss_sum, correct, count, *flags = totals
         self.scaler.unscale_(self.optimizer)
         clip = self.config.clip_grad or math.inf
         norm = float(paddle.nn.utils.clip_grad_norm_(self.model.parameters(), clip))
-        healthy = math.isfinite(total_loss) and (math.isfinite(norm) or self.precision == "float16")
+        healthy = math.isfinite(loss_sum) and (math.isfinite(norm) or self.precision == "float16")
         if not healthy:
             p = self.progress
             raise UserError(
                 f"第 {p.epoch + 1} 轮第 {p.step + 1} 步(全程第 {p.epoch * self.steps_per_epoch + p.step + 1} 步)"
-                f"损失或梯度变成了 NaN 或无穷大(loss={total_loss},梯度范数={norm},lr={learning_rate:g}):"
+                f"损失或梯度变成了 NaN 或无穷大(loss={loss_sum / count},梯度范数={norm},lr={learning_rate:g}):"
                 "请调小 --lr,加长 --warmup-epochs,或检查数据;之前的检查点不受影响。"
             )
         self.optimizer.set_lr(learning_rate)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.optimizer.clear_grad()
+        self.optimizer.clear_grad(set_to_zero=False)
         self.ema.update()
-        return total_loss, correct, norm
+        return _Step(loss_sum / count, int(correct), int(count), norm, flags)
 
     # ---- 一轮 ----
 
     def train_epoch(self, log):
-        """训练一轮(续训时是一轮剩下的部分),返回这一轮的平均损失、正确率和每秒图像数。
+        """训练一轮(续训时是一轮剩下的部分),返回这一轮的平均损失、正确率、每秒图像数和等数据的时间占比。
 
         按 Ctrl-C 时做完手上的一步,存检查点,再抛出 ``KeyboardInterrupt``。
         """
@@ -296,68 +311,64 @@ class _Trainer:
         p, config, data = self.progress, self.config, self.data
         self.model.train()
         batches = training_batches(data.train, config, data.info, p.epoch, p.step, self.rank, self.world)
-        last_save = started = time.monotonic()
-        seconds_before, epoch_seconds_before, images_before = p.seconds, p.epoch_seconds, p.images
-        for images, targets in batches:
+        last_save = started = asked = time.monotonic()
+        before = dataclasses.replace(p)
+        while p.step < self.steps_per_epoch:
+            images, targets = next(batches)
+            ready = time.monotonic()
             _seed_step(config.seed, p.epoch, p.step, self.rank)
             global_step = p.epoch * self.steps_per_epoch + p.step
             if p.step == 0 and _is_now_and_then(p.epoch, config.epochs):
                 log.images("train/images", to_pixels(images[:32], data.info), p.epoch + 1)
             lr = learning_rate(global_step, config, self.steps_per_epoch)
-            loss, correct, norm = self.train_step(images, targets, lr)
+            late = ready - last_save > config.checkpoint_minutes * 60
+            step = self.train_step(images, targets, lr, (interrupted(), late))
+            stop, late = step.flags
             p.step += 1
-            p.loss_sum += loss * len(images)
-            p.correct += correct
-            p.images += len(images)
+            p.loss_sum += step.loss * step.images
+            p.correct += step.correct
+            p.images += step.images
             now = time.monotonic()
-            p.epoch_seconds = epoch_seconds_before + now - started
-            p.seconds = seconds_before + now - started
-            speed = self.world * (p.images - images_before) / (now - started)
+            p.epoch_seconds = before.epoch_seconds + now - started
+            p.seconds = before.seconds + now - started
+            p.wait_seconds += ready - asked
+            asked = now
+            speed = (p.images - before.images) / (now - started)
             scalars = {
-                "loss/train_step": loss,
-                "top1/train_step": correct / len(images),
+                "loss/train_step": step.loss,
+                "top1/train_step": step.correct / step.images,
                 "optimizer/lr": lr,
-                "optimizer/grad_norm": norm,
+                "optimizer/grad_norm": step.grad_norm,
                 "speed/images_per_second": speed,
+                "speed/data_wait": p.wait_seconds / p.epoch_seconds,
             }
             log.step(p.epoch, global_step, scalars, p.loss_sum / p.images, p.correct / p.images, speed)
-            if interrupted():
-                if self.world == 1:
-                    self.save(log)
+            if p.step == self.steps_per_epoch and self.world > 1:  # 最后一步之后没有下一步来传话
+                (stop,) = sum_over_processes([float(interrupted())])
+            if stop or (self.world == 1 and interrupted()):
+                self.save(log)
                 raise KeyboardInterrupt(f"接着训练:python scripts/train.py --resume {self.directory}")
-            if (self.world == 1 or p.step % 20 == 0) and p.step < self.steps_per_epoch:
-                (waited,) = self._sum_over_processes(now - last_save)  # 各进程要做出同一个决定
-                if waited > config.checkpoint_minutes * 60 * self.world:
-                    self.save(log)
-                    last_save = now
-        loss_sum, correct, images = self._sum_over_processes(p.loss_sum, p.correct, p.images)
-        return loss_sum / images, correct / images, images / p.epoch_seconds
+            if late and p.step < self.steps_per_epoch:
+                self.save(log)
+                last_save = now
+        return p.loss_sum / p.images, p.correct / p.images, p.images / p.epoch_seconds, p.wait_seconds / p.epoch_seconds
 
     def evaluate(self, part):
         """用模型当前的权重评估一部分数据。"""
         info, batch_size = self.data.info, self.config.batch_size
         return evaluate(self.model, part, info, batch_size, self.precision, self.rank, self.world)
 
-    def _sum_over_processes(self, *values):
-        if self.world == 1:
-            return values
-        total = paddle.to_tensor(values, dtype="float64")
-        dist.all_reduce(total)
-        return total.tolist()
-
     # ---- 检查点 ----
 
     def save(self, log):
-        """存续训状态;多进程时各进程的统计不同,合并后由 0 号进程写。"""
-        p = self.progress
-        sums = self._sum_over_processes(p.loss_sum, p.correct, p.images)
+        """存续训状态;各进程的状态相同,由 0 号进程写。"""
         if self.rank:
             return
         tensors = {f"model/{name}": value.numpy() for name, value in self.model.state_dict().items()}
         tensors.update({f"ema/{name}": value.numpy() for name, value in self.ema.averages.items()})
         tensors.update({f"optimizer/{name}": value.numpy() for name, value in self._optimizer_state().items()})
         metadata = {
-            "progress": {**dataclasses.asdict(p), "loss_sum": sums[0], "correct": sums[1], "images": sums[2]},
+            "progress": dataclasses.asdict(self.progress),
             "ema_updates": self.ema.updates,
             "scaler": {name: np.asarray(value).tolist() for name, value in self.scaler.state_dict().items()},
             "log": log.position(),
@@ -406,8 +417,6 @@ class _Trainer:
         if metadata["scaler"]:
             self.scaler.load_state_dict({k: np.asarray(v, "float32") for k, v in metadata["scaler"].items()})
         self.progress = _Progress(**metadata["progress"])
-        if self.rank:  # 合并后的统计只留在 0 号进程
-            self.progress.loss_sum = self.progress.correct = self.progress.images = 0
         return metadata["log"]
 
     def update_best(self, evaluation):
@@ -453,7 +462,6 @@ def fit(model, data, config, directory, make_log, precision=None, rank=0, world=
     """
     trainer = _Trainer(model, data, config, directory, precision, rank, world)
     position = trainer.restore()
-    trainer.parallel = paddle.DataParallel(model) if world > 1 else model
     log = make_log(trainer.steps_per_epoch, position)
     try:
         return _fit(trainer, log, resumed=position is not None)
@@ -474,7 +482,7 @@ def _fit(trainer, log, resumed):
     if resumed:
         log.say(f"续训:从第 {p.epoch + 1} 轮第 {p.step + 1} 步接着来" if p.epoch < config.epochs else "续训:训练已完成")
     while p.epoch < config.epochs:
-        train_loss, train_top1, speed = trainer.train_epoch(log)
+        train_loss, train_top1, speed, data_wait = trainer.train_epoch(log)
         started = time.monotonic()
         with trainer.ema.applied():
             evaluation = trainer.evaluate(data.val)
@@ -493,6 +501,7 @@ def _fit(trainer, log, resumed):
                 "val_top1": evaluation.top1,
                 "lr": learning_rate((p.epoch + 1) * trainer.steps_per_epoch - 1, config, trainer.steps_per_epoch),
                 "images_per_second": speed,
+                "data_wait": data_wait,
                 "seconds": p.seconds,
             }
         )
@@ -505,7 +514,7 @@ def _finish(trainer, log, parameters):
     """用验证集上最好的权重在测试集上评估一次。"""
     p, config, data, info = trainer.progress, trainer.config, trainer.data, trainer.data.info
     if trainer.world > 1:
-        dist.barrier()  # 等 0 号进程写完 best.pdparams
+        sum_over_processes([0.0])  # 等 0 号进程写完 best.pdparams
     load_weights_into(trainer.model, trainer.directory / "best.pdparams")
     evaluation = trainer.evaluate(data.test)
     summary = {

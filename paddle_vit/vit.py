@@ -9,7 +9,7 @@ from paddle import nn
 from .errors import UserError
 from .layers import GELU, EncoderLayer, Identity, LayerNorm, Linear, PatchEmbedding, sincos_position_embedding
 
-__all__ = ["ViT", "count_parameters", "create_model", "full_name", "list_models"]
+__all__ = ["ViT", "count_parameters", "create_model", "full_name", "list_models", "model_settings"]
 
 
 def _check_choice(name, value, choices):
@@ -191,6 +191,15 @@ def full_name(name):
     raise UserError(f"没有名为 {name!r} 的模型:可用的有 {'、'.join(list_models())}。")
 
 
+def model_settings(name):
+    """命名模型与 ``ViT()`` 不同的那些参数(字典);课程里的模型 ``'vit'`` 没有。
+
+    Raises:
+        UserError: 没有这个名字。
+    """
+    return _named_models().get(full_name(name), {})
+
+
 def create_model(name, **overrides):
     """按名字建模型,例如 ``create_model('vit_base_patch16_224', num_classes=10)``。
 
@@ -201,8 +210,7 @@ def create_model(name, **overrides):
     Raises:
         UserError: 没有这个名字。
     """
-    defaults = _named_models().get(full_name(name), {})
-    return ViT(**{**defaults, **overrides})
+    return ViT(**{**model_settings(name), **overrides})
 
 
 def count_parameters(model):

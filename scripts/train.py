@@ -6,13 +6,20 @@ from paddle_vit.cli import run
 from paddle_vit.config import parse_config
 from paddle_vit.data import load_data
 from paddle_vit.logs import RunLog
-from paddle_vit.runs import build_model, open_run
-from paddle_vit.runtime import autocast_dtype, describe_runtime, one_after_another, seed_everything, setup_runtime
+from paddle_vit.processes import choose_processes, companions, one_after_another
+from paddle_vit.runs import build_model, open_run, patches_per_image
+from paddle_vit.runtime import autocast_dtype, describe_runtime, pick_device, seed_everything, setup_runtime
 from paddle_vit.training import fit
 
 
 def main():
     config = parse_config()
+    device, patches = pick_device(config.device), patches_per_image(config)
+    with companions(choose_processes(config.processes, device, config.batch_size, patches)):
+        train(config)
+
+
+def train(config):
     runtime = setup_runtime(config.device, config.threads)
     rank, world = runtime["rank"], runtime["processes"]
     precision = autocast_dtype(config.precision, runtime["device"])

@@ -5,7 +5,9 @@ import numpy as np
 from paddle_vit.logs import RunLog
 from paddle_vit.pictures import confusion_figure, image_grid, mistakes_figure
 
-EPOCH = dict(train_loss=1.0, train_top1=0.5, val_loss=2.0, val_top1=0.25, lr=0.1, images_per_second=10.0)
+EPOCH = dict(
+    train_loss=1.0, train_top1=0.5, val_loss=2.0, val_top1=0.25, lr=0.1, images_per_second=10.0, data_wait=0.02
+)
 
 
 def read_metrics(directory):
@@ -106,7 +108,7 @@ def test_a_runs_records(tiny_run):
 
     tags = LogReader(file_path=str(tiny_run / "vdlrecords.log")).get_tags()
     scalars = "loss/train loss/val loss/train_step top1/train top1/val optimizer/lr optimizer/grad_norm "
-    scalars += "speed/images_per_second result/test_top1"
+    scalars += "speed/images_per_second speed/data_wait result/test_top1"
     assert set(scalars.split()) <= set(tags["scalar"])
     assert {"train/images", "val/confusion", "val/mistakes", "test/confusion", "test/mistakes"} <= set(tags["image"])
     assert "weights/head.weight" in tags["histogram"]

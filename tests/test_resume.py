@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 from paddle_vit.checkpoint import read_state
 
-TIMES = ("seconds", "images_per_second")
+TIMES = ("seconds", "images_per_second", "data_wait")
 
 
 def final_state(directory):

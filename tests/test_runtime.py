@@ -94,7 +94,7 @@ def test_mkl_path_fits_the_cpu(monkeypatch, vendor, flags, expected):
     monkeypatch.setattr(runtime_module, "_cpu_flags", lambda: (vendor, flags))
     monkeypatch.setattr(runtime_module.platform, "machine", lambda: "x86_64")
     try:
-        assert runtime_module._set_mkl_path() == expected
+        assert runtime_module._set_mkl_path()[0] == expected
         assert os.environ.get("MKL_DEBUG_CPU_TYPE") == expected
     finally:
         os.environ.pop("MKL_DEBUG_CPU_TYPE", None)
@@ -135,6 +135,8 @@ def test_precision():
 
 
 def test_the_description_is_one_line():
-    settings = dict(device="cpu", threads=2, mkl_path="7", malloc=True, stride_kernel=False, rank=0, processes=2)
+    settings = dict(
+        device="cpu", threads=2, mkl_path="7", malloc=True, stride_kernel=False, skipped={}, rank=0, processes=2
+    )
     text = describe_runtime(settings)
     assert "\n" not in text and all(word in text for word in ("线程 2", "AVX-512", "2 个进程"))

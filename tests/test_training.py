@@ -29,7 +29,6 @@ class ToyData:
 
 def trainer(model, **settings):
     made = _Trainer(model, ToyData, make_config(settings), None, None, 0, 1)
-    made.parallel = model
     return made
 
 
@@ -105,8 +104,8 @@ def test_accumulation_equals_one_large_batch():
         model = small_model()
         model.set_state_dict(start)
         model.train()
-        loss, correct, norm = trainer(model, accumulate=accumulate, batch_size=10).train_step(images, targets, 0.01)
-        results.append((loss, correct, norm, model.head.weight.numpy()))
+        step = trainer(model, accumulate=accumulate, batch_size=10).train_step(images, targets, 0.01)
+        results.append((step.loss, step.correct, step.grad_norm, model.head.weight.numpy()))
     np.testing.assert_allclose(results[0][0], results[1][0], rtol=1e-5)
     assert results[0][1] == results[1][1]
     np.testing.assert_allclose(results[0][2], results[1][2], rtol=1e-4)
@@ -119,10 +118,10 @@ def test_gradient_clipping(clip):
     images, targets = np.ones((4, 1, 8, 8), "float32"), np.eye(3, dtype="float32")[[0, 1, 2, 0]]
     made = trainer(model, clip_grad=clip)
     seen = {}
-    made.optimizer.clear_grad = lambda: seen.update(
+    made.optimizer.clear_grad = lambda set_to_zero: seen.update(
         norm=math.sqrt(sum(float((p.grad**2).sum()) for p in model.parameters()))
     )
-    _, _, norm = made.train_step(images, targets, 0.0)
+    norm = made.train_step(images, targets, 0.0).grad_norm
     assert norm > 0.01
     np.testing.assert_allclose(seen["norm"], clip or norm, rtol=1e-3)
 
@@ -183,7 +182,8 @@ def test_mixed_precision_path_trains_and_evaluates():
     np.testing.assert_allclose(mixed.losses, plain.losses, atol=0.05)
     made.precision = "bfloat16"
     with pytest.warns(UserWarning, match="no effect"):
-        loss, _, norm = made.train_step(images, targets, 0.01)
+        step = made.train_step(images, targets, 0.01)
+        loss, norm = step.loss, step.grad_norm
     assert math.isfinite(loss) and norm > 0 and model.head.weight.dtype == paddle.float32
 
 
@@ -194,6 +194,7 @@ def test_a_model_learns_to_tell_bright_from_dark():
     for _ in range(60):
         labels = rng.integers(0, 3, 32)
         images = rng.normal(labels[:, None, None, None] - 1, 0.3, (32, 1, 8, 8)).astype("float32")
-        loss, correct, _ = made.train_step(images, np.eye(3, dtype="float32")[labels], 0.01)
+        step = made.train_step(images, np.eye(3, dtype="float32")[labels], 0.01)
+        loss, correct = step.loss, step.correct
     assert correct >= 31
     assert loss < 0.2
