@@ -30,7 +30,9 @@ __all__ = [
     "is_launched",
     "join_processes",
     "local_processes",
+    "meet",
     "one_after_another",
+    "share_weights",
     "sum_over_processes",
     "tell_others",
     "usable_cores",
@@ -261,7 +263,7 @@ def all_reduce(tensor):
 
 
 def sum_over_processes(values):
-    """把几个数在各进程上加起来;也用来等所有进程都走到这里。"""
+    """把几个数在各进程上加起来。"""
     total = paddle.to_tensor(values, dtype="float64")
     all_reduce(total)
     return total.tolist()
@@ -286,6 +288,12 @@ def average_gradients(parameters, values):
     return sums.tolist()
 
 
+def share_weights(model):
+    """把各进程的权重都换成 0 号进程的。"""
+    for value in model.state_dict().values():
+        dist.broadcast(value, src=0)
+
+
 def tell_others(text, world):
     """把 0 号进程的 text 告诉所有进程,返回它。"""
     shared = [text]
@@ -294,11 +302,36 @@ def tell_others(text, world):
     return shared[0]
 
 
+def meet(name, world):
+    """等所有进程都走到这里,多久都等。
+
+    通信函数自己只等 30 秒;凡是 0 号进程独自做的、可能很慢的事(下载、写检查点)之后,都要先用它会合。
+
+    Args:
+        name (str): 这次会合的名字,不能重复。
+        world (int): 进程总数。
+    """
+    if world > 1:
+        _arrive(name)
+        _wait_for_arrivals(name, world)
+
+
 @contextlib.contextmanager
 def one_after_another(rank, world):
     """在 with 里,0 号进程先做完,其余进程才开始:下载和解压只该由一个进程做。"""
-    if world > 1 and rank:
-        sum_over_processes([0.0])
+    if rank:
+        _wait_for_arrivals("first", 1)
     yield
-    if world > 1 and rank == 0:
-        sum_over_processes([0.0])
+    if rank == 0 and world > 1:
+        _arrive("first")
+    meet("all", world)
+
+
+def _arrive(name):
+    paddle.base.core.create_or_get_global_tcp_store().add(name, 1)
+
+
+def _wait_for_arrivals(name, count):
+    store = paddle.base.core.create_or_get_global_tcp_store()
+    while store.add(name, 0) < count:
+        time.sleep(0.02)

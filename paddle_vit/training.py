@@ -16,7 +16,7 @@ from .checkpoint import atomic_write, load_weights_into, read_state, save_weight
 from .config import result_settings
 from .data import evaluation_batches, step_size, training_batches
 from .errors import UserError
-from .processes import all_reduce, average_gradients, sum_over_processes
+from .processes import all_reduce, average_gradients, meet, share_weights, sum_over_processes
 from .vit import count_parameters
 
 __all__ = ["Ema", "Evaluation", "evaluate", "fit", "learning_rate", "make_optimizer"]
@@ -362,8 +362,11 @@ class _Trainer:
 
     def save(self, log):
         """存续训状态;各进程的状态相同,由 0 号进程写。"""
-        if self.rank:
-            return
+        if self.rank == 0:
+            self._write_state(log)
+        meet(f"saved {self.progress.epoch} {self.progress.step}", self.world)
+
+    def _write_state(self, log):
         tensors = {f"model/{name}": value.numpy() for name, value in self.model.state_dict().items()}
         tensors.update({f"ema/{name}": value.numpy() for name, value in self.ema.averages.items()})
         tensors.update({f"optimizer/{name}": value.numpy() for name, value in self._optimizer_state().items()})
@@ -462,6 +465,8 @@ def fit(model, data, config, directory, make_log, precision=None, rank=0, world=
     """
     trainer = _Trainer(model, data, config, directory, precision, rank, world)
     position = trainer.restore()
+    if world > 1:
+        share_weights(model)
     log = make_log(trainer.steps_per_epoch, position)
     try:
         return _fit(trainer, log, resumed=position is not None)
@@ -513,9 +518,10 @@ def _fit(trainer, log, resumed):
 def _finish(trainer, log, parameters):
     """用验证集上最好的权重在测试集上评估一次。"""
     p, config, data, info = trainer.progress, trainer.config, trainer.data, trainer.data.info
+    if trainer.rank == 0:
+        load_weights_into(trainer.model, trainer.directory / "best.pdparams")
     if trainer.world > 1:
-        sum_over_processes([0.0])  # 等 0 号进程写完 best.pdparams
-    load_weights_into(trainer.model, trainer.directory / "best.pdparams")
+        share_weights(trainer.model)  # 别的机器上没有这个文件
     evaluation = trainer.evaluate(data.test)
     summary = {
         "test_top1": evaluation.top1,
