@@ -283,7 +283,7 @@ def _race(name, architecture, batch, task, options):
     spec = {"architecture": architecture, "batch": batch, "task": task}
     size = 256 if options.quick else 2048
     rows, teams = {}, {}
-    print(f"{name} {_TASKS[task]}:准备", end="", flush=True)
+    print(f"{name} {_TASKS[task]}:准备,轮", end="", flush=True)
     with contextlib.ExitStack() as stack:
         peak = stack.enter_context(Team(_PEAK))
         peak.send("build", {"mode": "matmul", "size": size, "threads": cores})
@@ -309,7 +309,7 @@ def _race(name, architecture, batch, task, options):
             steps[key] = 1 if options.quick else max(1, min(100, round(options.block_seconds / fastest)))
         times = {key: [] for key in steps}
         for i in range(options.rounds):
-            print(f"\r{name} {_TASKS[task]}:第 {i + 1}/{options.rounds} 轮 ", end="", flush=True)
+            print(f" {i + 1}/{options.rounds}", end="", flush=True)
             for key, team in {"peak": peak, **teams}.items():
                 seconds, memory = team.run(steps[key])
                 times[key].append(statistics.median(seconds))
@@ -367,7 +367,7 @@ def machine():
 
 # ---- 时间怎样随规模增长 ----
 
-_GROWTH_BASE = {"tokens": 64, "batch": 16, "depth": 4, "dim": 128}
+_GROWTH_BASE = {"tokens": 64, "batch": 8, "depth": 4, "dim": 128}
 _GROWTH = {
     "tokens": (16, 64, 256, 1024),
     "batch": (1, 4, 16, 64),
@@ -453,14 +453,19 @@ def flush_denormals(on=True):
     return not failed and libm.fesetenv(environment) == 0
 
 
-_SLOWDOWN_DATA = {"ordinary": "普通数据", "zeros": "图像全零", "subnormal": "权重缩到 1e-20"}
+_SLOWDOWN_DATA = {"ordinary": "普通数据", "zeros": "图像全零", "forward": "激活次正规", "backward": "梯度次正规"}
+
+
+def _window(options):
+    return 5 if options.quick else 100
 
 
 def _slowdown(options):
-    """几种数据,清零与不清零次正规数,轮流训练,每窗(100 步)记一次每步的秒数;再逐个运算量一遍。"""
-    window = 5 if options.quick else 100
-    windows = max(2, options.steps // window)
+    """几种数据,清零与不清零次正规数,轮流训练,每窗记一次每步的秒数;再逐个运算量一遍。"""
+    window = _window(options)
+    windows = options.steps // window
     trials = {}
+    print("准备,步", end="", flush=True)
     with contextlib.ExitStack() as stack:
         teams = {}
         for data, name in _SLOWDOWN_DATA.items():
@@ -474,7 +479,7 @@ def _slowdown(options):
             team.run(10)
             trials[key].update(seconds_per_step=[], subnormal_before=team.ask("count", None)[0])
         for i in range(windows):
-            print(f"\r越训越慢:第 {(i + 1) * window}/{windows * window} 步 ", end="", flush=True)
+            print(f" {(i + 1) * window}/{windows * window}", end="", flush=True)
             for key, team in teams.items():
                 trials[key]["seconds_per_step"].append(statistics.median(team.run(window)[0]))
         print(flush=True)
@@ -500,6 +505,12 @@ def run_benchmark(options, kind="race"):
     Raises:
         UserError: 参赛者的进程中途退出,或 ``--peer-python`` 不能用。
     """
+    window = _window(options)
+    if options.rounds < 1:
+        raise UserError(f"--rounds {options.rounds} 不合法:至少要轮流 1 轮。")
+    if options.steps < 2 * window:
+        raise UserError(f"--steps {options.steps} 不合法:每 {window} 步记一次,至少要 {2 * window} 步。")
+    _installed(options.peer_python, ("torch",))  # 尽早发现 --peer-python 不能用
     output = Path(options.output)
     output.mkdir(parents=True, exist_ok=True)
     result = {"machine": machine(), "kind": kind, "quick": options.quick}
@@ -548,5 +559,6 @@ def _report(result, layout=reports.terminal):
     else:
         trials, operations = reports.slowdown_tables(result)
         parts += [layout(trials), "百分数是训练结束时次正规数(绝对值小于 1.2e-38)所占的比例。", layout(operations)]
+        parts.append(reports.slowdown_verdict(result))
         figure = reports.slowdown_figure(result, line)
     return "\n\n".join(parts), figure

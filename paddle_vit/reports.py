@@ -1,11 +1,12 @@
 """性能对比的结果:终端里的表、Markdown 的表和图。数字都来自 ``benchmark.json``。"""
 
+import statistics
 import unicodedata
 
 from .pictures import figure_and_font, text_style
 
 __all__ = ["growth_figure", "growth_table", "machine_line", "markdown", "race_figure", "race_table"]
-__all__ += ["slowdown_figure", "slowdown_tables", "terminal"]
+__all__ += ["slowdown_figure", "slowdown_tables", "slowdown_verdict", "terminal"]
 
 _TASKS = {"train": "训练", "predict": "预测"}
 _AXES = {"tokens": "token 数", "batch": "一批的张数", "depth": "层数", "dim": "嵌入维度"}
@@ -82,20 +83,43 @@ def growth_table(rows):
 def slowdown_tables(result):
     """「越训越慢」的两张表:各种数据上的训练,和逐个运算。"""
     window = result["window"]
-    header = ["", f"头 {window} 步 毫秒", f"末 {window} 步 毫秒", "末/头", "激活", "梯度", "动量", "权重", "损失"]
+    header = [
+        "",
+        f"头 {window} 步 毫秒",
+        f"末 {window} 步 毫秒",
+        "末/头",
+        "比同时的普通数据",
+        "激活",
+        "梯度",
+        "动量",
+        "损失",
+    ]
     trials = [header]
-    for trial in result["trials"]:
+    for trial, ratio in zip(result["trials"], _ratios_to_ordinary(result)):
         first, last = trial["seconds_per_step"][0], trial["seconds_per_step"][-1]
-        shares = [trial["subnormal_after"][name] for name in ("activations", "gradients", "moments", "weights")]
-        times = [f"{1e3 * first:.2f}", f"{1e3 * last:.2f}", _times(last / first)]
-        trials.append(
-            [trial["name"], *times, *(f"{share:.2%}" for share in shares), f"{trial['subnormal_after']['loss']:.3g}"]
-        )
+        after = trial["subnormal_after"]
+        shares = [f"{after[name]:.2%}" for name in ("activations", "gradients", "moments")]
+        times = [f"{1e3 * first:.2f}", f"{1e3 * last:.2f}", _times(last / first), _times(ratio)]
+        trials.append([trial["name"], *times, *shares, f"{after['loss']:.3g}"])
     operations = [["运算", "普通数 毫秒", "次正规数 毫秒", "清零后 毫秒", "次正规/普通"]]
     for row in result["operations"]:
         times = [f"{1e3 * row[name]:.3f}" for name in ("normal", "subnormal", "flushed")]
         operations.append([row["operation"], *times, _times(row["subnormal"] / row["normal"])])
     return trials, operations
+
+
+def slowdown_verdict(result):
+    """几句话说清:各种数据比同时跑的普通数据慢多少,清零以后呢。"""
+    ratios = {(t["data"], t["flush"]): r for t, r in zip(result["trials"], _ratios_to_ordinary(result))}
+    names = {"ordinary": "普通数据", "zeros": "图像全零", "forward": "激活次正规", "backward": "梯度次正规"}
+    parts = [f"{name} {ratios[data, False]:.2f}×、清零后 {ratios[data, True]:.2f}×" for data, name in names.items()]
+    return "一步的时间(同一窗口里不清零的普通数据为 1,各窗口的中位数):" + ";".join(parts) + "。"
+
+
+def _ratios_to_ordinary(result):
+    """每种数据与同一窗口里普通数据(不清零)的时间之比的中位数;机器忽快忽慢时两者受的影响一样。"""
+    base = next(t["seconds_per_step"] for t in result["trials"] if t["data"] == "ordinary" and not t["flush"])
+    return [statistics.median(a / b for a, b in zip(t["seconds_per_step"], base)) for t in result["trials"]]
 
 
 # ---- 图 ----
@@ -162,7 +186,7 @@ def slowdown_figure(result, title):
     figure, font = figure_and_font(9, 4)
     style = text_style(font)
     panel = figure.subplots()
-    colors = {"ordinary": "#8d99ae", "zeros": "#1d7874", "subnormal": "#d1495b"}
+    colors = {"ordinary": "#8d99ae", "zeros": "#1d7874", "forward": "#d1495b", "backward": "#edae49"}
     for trial in result["trials"]:
         y = [1e3 * seconds for seconds in trial["seconds_per_step"]]
         x = [(i + 1) * result["window"] for i in range(len(y))]
@@ -172,6 +196,6 @@ def slowdown_figure(result, title):
     panel.grid(alpha=0.3)
     panel.set_xlabel("步" if font else "step", **style)
     panel.set_ylabel("每步的毫秒数" if font else "ms per step", **style)
-    panel.legend(ncols=3, prop={"family": font, "size": 8} if font else {"size": 8})
+    panel.legend(ncols=4, prop={"family": font, "size": 8} if font else {"size": 8})
     panel.set_title(title if font or title.isascii() else "slow-down", fontsize=9, **style)
     return figure

@@ -33,7 +33,10 @@ class Trial:
 
     - ordinary:随机的图像和类别。
     - zeros:先 10 步普通数据,以后图像全零、类别全是 0:损失和梯度趋于零,AdamW 的动量按 0.9 的幂衰减。
-    - subnormal:矩阵都缩到 1e-20,前向的激活和反向的梯度从头到尾有大量次正规数。
+    - forward:各层归一化的 weight 都是 1e-39,残差分支上的激活从头到尾是次正规数。
+    - backward:损失乘以 1e-37,梯度和动量从头到尾是次正规数。
+
+    后两种的学习率是 0,免得权重离开这个状态;计算一点不少。
     """
 
     def build(self, spec):
@@ -44,15 +47,17 @@ class Trial:
         self.model = ViT(**ARCHITECTURE, position_embedding="learnable", position_std=0.5)
         images, labels = random_batch({"architecture": ARCHITECTURE, "batch": 32})
         self.images, self.labels = paddle.to_tensor(images), paddle.to_tensor(labels)
-        if self.data == "subnormal":
-            for parameter in self.model.parameters():
-                if parameter.ndim > 1:
-                    parameter.set_value(parameter * 1e-20)
-        self.optimizer = paddle.optimizer.AdamW(1e-3, parameters=self.model.parameters(), weight_decay=0.05)
+        if self.data == "forward":
+            for layer in self.model.encoders.sublayers():
+                if isinstance(layer, nn.LayerNorm):
+                    layer.weight.set_value(paddle.full_like(layer.weight, 1e-39))
+        self.loss_scale = 1e-37 if self.data == "backward" else 1.0
+        learning_rate = 0.0 if self.data in ("forward", "backward") else 1e-3
+        self.optimizer = paddle.optimizer.AdamW(learning_rate, parameters=self.model.parameters(), weight_decay=0.05)
         return self.step, {"flushed": flushed}
 
     def loss(self):
-        return F.cross_entropy(self.model(self.images), self.labels)
+        return F.cross_entropy(self.model(self.images), self.labels) * self.loss_scale
 
     def step(self):
         if self.data == "zeros" and self.steps == 10:
@@ -80,11 +85,10 @@ class Trial:
             "activations": activations,
             "gradients": [p.grad.numpy() for p in self.model.parameters()],
             "moments": [v.numpy() for k, v in self.optimizer.state_dict().items() if "moment" in k],
-            "weights": [p.numpy() for p in self.model.parameters()],
         }
         self.optimizer.clear_grad()
         counts = {name: subnormal_counts(arrays) for name, arrays in groups.items()}
-        return {"loss": float(loss), **{name: few / total for name, (few, total) in counts.items()}}
+        return {"loss": float(loss) / self.loss_scale, **{name: few / total for name, (few, total) in counts.items()}}
 
     def operations(self, spec):
         """逐个运算:输入是普通数、次正规数、清零模式下的次正规数时,一次的秒数;以及输出里次正规数的比例。"""
