@@ -1,9 +1,12 @@
 """评估一个训练好的运行:损失、top-1、top-5 和每一类的正确率。"""
 
 import dataclasses
+import sys
+import time
 
 from paddle_vit.cli import ArgumentParser, run
 from paddle_vit.data import check_same_data, load_data
+from paddle_vit.export import add_engine_arguments, prediction_model
 from paddle_vit.runs import load_run
 from paddle_vit.runtime import setup_runtime
 from paddle_vit.training import evaluate
@@ -15,9 +18,10 @@ def main():
     parser.add_argument("--part", choices=("train", "val", "test"), default="test", help="在哪一部分上评估(默认 test)")
     parser.add_argument("--data-dir", help="数据所在的目录;不给时用训练时的")
     parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto", help="设备(默认 auto)")
+    add_engine_arguments(parser)
     args = parser.parse_args()
 
-    setup_runtime(args.device)
+    settings = setup_runtime(args.device)
     loaded = load_run(args.run)
     config = loaded.config
     if args.data_dir is not None:
@@ -25,10 +29,16 @@ def main():
     data = load_data(config)
     check_same_data(loaded.info, data.info, args.run, whole=False)
     part = getattr(data, args.part)
-    result = evaluate(loaded.model, part, loaded.info, config.batch_size)
+    model, engine, note = prediction_model(loaded.model, settings, len(part), args.engine, args.precision)
+    if note:
+        print(note, file=sys.stderr)
+    started = time.perf_counter()
+    result = evaluate(model, part, loaded.info, config.batch_size)
+    speed = len(part) / (time.perf_counter() - started)
 
     classes = loaded.info.classes
     print(f"{args.run} 在 {loaded.info.name} 的 {args.part} 部分({len(part)} 张)上:")
+    print(f"引擎 {engine},每秒 {speed:.0f} 张(含读取数据)")
     print(f"损失 {result.loss:.4f}  top-1 {result.top1:.2%}  top-5 {result.top5:.2%}")
     confusion = result.confusion(len(classes))
     for name, row, right in zip(classes, confusion, confusion.diagonal()):

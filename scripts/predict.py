@@ -1,6 +1,10 @@
 """用训练好的运行给图片分类。"""
 
+import dataclasses
+import sys
+
 from paddle_vit.cli import ArgumentParser, run
+from paddle_vit.export import add_engine_arguments, prediction_model
 from paddle_vit.predict import expand_paths, predict
 from paddle_vit.runs import load_run
 from paddle_vit.runtime import setup_runtime
@@ -13,11 +17,17 @@ def main():
     parser.add_argument("--top", type=int, default=3, help="每张图片打印几类(默认 3)")
     parser.add_argument("--invert", action="store_true", help="先把图片反色;白底黑字的数字要加它(训练数据是黑底白字)")
     parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto", help="设备(默认 auto)")
+    add_engine_arguments(parser)
     args = parser.parse_args()
 
-    setup_runtime(args.device)
+    settings = setup_runtime(args.device)
     loaded = load_run(args.run)
-    for path, ranking in predict(loaded, expand_paths(args.images), args.top, args.invert):
+    paths = expand_paths(args.images)
+    model, _, note = prediction_model(loaded.model, settings, len(paths), args.engine, args.precision)
+    if note:
+        print(note, file=sys.stderr)
+    loaded = dataclasses.replace(loaded, model=model)
+    for path, ranking in predict(loaded, paths, args.top, args.invert):
         print(f"{path}\t" + "\t".join(f"{name} {probability:.2%}" for name, probability in ranking))
 
 
