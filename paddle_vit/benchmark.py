@@ -91,6 +91,8 @@ def _contenders(cores):
         Contender("lesson", "课程写法,默认设置", "lesson_vit.py", "float32"),
         Contender("ours", "本项目", "our_vit.py", "eager"),
         *several,
+        Contender("ours-inference-float32", "本项目,推理引擎 float32", "our_vit.py", "float32", ("predict",)),
+        Contender("ours-inference-bfloat16", "本项目,推理引擎 bfloat16", "our_vit.py", "bfloat16", ("predict",)),
         Contender("torch-float32", "PyTorch float32", "torch_vit.py", "float32", packages=torch),
         Contender("torch-bfloat16", "PyTorch bfloat16 autocast", "torch_vit.py", "bfloat16", packages=torch),
         Contender("torch-compile", "torch.compile float32", "torch_vit.py", "compile", packages=torch),
@@ -292,16 +294,19 @@ def _race(name, architecture, batch, task, options):
             python = options.peer_python if contender.packages else sys.executable
             missing = _installed(python, contender.packages)
             if missing:
-                rows[contender.key]["unavailable"] = f"未安装 {'、'.join(missing)}"
+                rows[contender.key].update(unavailable="未安装", reason=f"没有 {'、'.join(missing)}")
                 continue
             team = teams[contender.key] = stack.enter_context(Team(contender, python))
             threads = max(1, cores // contender.processes)
             team.send("build", {**spec, "mode": contender.mode, "threads": threads})
         peak.receive()
         for key, team in list(teams.items()):
-            rows[key].update(team.receive()[0])
-            if "unavailable" in rows[key]:
+            reply = team.receive()[0]
+            if "unavailable" in reply:
+                rows[key].update(unavailable="不可用", reason=reply["unavailable"])
                 del teams[key]
+            else:
+                rows[key].update(reply)
         _check_same_size(rows.values())
         steps = {}
         for key, team in {"peak": peak, **teams}.items():
@@ -545,6 +550,10 @@ def _report(result, layout=reports.terminal):
         for model, task in dict.fromkeys((row["model"], row["task"]) for row in result["rows"]):
             mine = [row for row in result["rows"] if (row["model"], row["task"]) == (model, task)]
             parts += [f"{model} {_TASKS[task]}", layout(reports.race_table(mine))]
+        reasons = {row["name"]: f"{row['unavailable']}:{row['reason']}" for row in result["rows"] if "reason" in row}
+        parts += [f"{name} {reason}" for name, reason in reasons.items()]
+        engines = sorted({row["engine"] for row in result["rows"] if "engine" in row})
+        parts += [f"推理引擎:{'、'.join(engines)}"] if engines else []
         peaks = "–".join(f"{peak:.0f}" for peak in sorted({min(result["peak_gflops"]), max(result["peak_gflops"])}))
         parts.append(
             f"图像/秒是各轮中位数的中位数。占峰值:与同一次运行里量出的本机 float32 矩阵乘({peaks} GFLOP/s)之比。"

@@ -101,8 +101,8 @@ def test_quick_race_writes_everything(tmp_path, python_without_packages):
         assert 50 << 20 < row["peak_memory_bytes"] < 4 << 30
     assert rows["train", "lesson"]["ratio_to_lesson"] == 1
     for key in ("torch-float32", "torch-bfloat16", "torch-compile"):
-        assert rows["train", key]["unavailable"] == "未安装 torch"
-    assert "未安装 onnxruntime" in done.stdout and "| 本项目 |" in (output / "race.md").read_text(encoding="utf-8")
+        assert rows["train", key]["unavailable"] == "未安装" and rows["train", key]["reason"] == "没有 torch"
+    assert "没有 onnxruntime、torch" in done.stdout and "| 本项目 |" in (output / "race.md").read_text(encoding="utf-8")
     assert result["machine"]["cpu"] in done.stdout
     assert Image.open(output / "race.png").size[0] > 500
 
