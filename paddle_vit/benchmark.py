@@ -553,7 +553,11 @@ def _report(result, layout=reports.terminal):
         reasons = {row["name"]: f"{row['unavailable']}:{row['reason']}" for row in result["rows"] if "reason" in row}
         parts += [f"{name} {reason}" for name, reason in reasons.items()]
         engines = sorted({row["engine"] for row in result["rows"] if "engine" in row})
-        parts += [f"推理引擎:{'、'.join(engines)}"] if engines else []
+        if engines:
+            parts.append(
+                f"推理引擎:{'、'.join(engines)}。取 class token 的模型,它在最后一层只算 class token,"
+                "而 GFLOP/s 仍按整个模型的运算次数算。"
+            )
         peaks = "–".join(f"{peak:.0f}" for peak in sorted({min(result["peak_gflops"]), max(result["peak_gflops"])}))
         parts.append(
             f"图像/秒是各轮中位数的中位数。占峰值:与同一次运行里量出的本机 float32 矩阵乘({peaks} GFLOP/s)之比。"
