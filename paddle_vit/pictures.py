@@ -18,7 +18,7 @@ _CJK_FONTS = (
 )
 
 
-def _figure(width, height):
+def figure_and_font(width, height):
     """一张不经过 pyplot 的 matplotlib 图(不占全局状态),和它能不能写中文。"""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -31,7 +31,7 @@ def _figure(width, height):
     return figure, font
 
 
-def _text_style(font):
+def text_style(font):
     """文字的样式:用得上的中文字体;类别名里的 $ 不当作公式。"""
     return {"parse_math": False, **({"fontfamily": [font, "DejaVu Sans"]} if font else {})}
 
@@ -79,8 +79,8 @@ def confusion_figure(confusion, classes, title):
     """
     K = len(classes)
     side = min(4 + 0.35 * K, 16)
-    figure, font = _figure(side + 1, side)
-    style = _text_style(font)
+    figure, font = figure_and_font(side + 1, side)
+    style = text_style(font)
     axes = figure.subplots()
     share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
@@ -113,8 +113,8 @@ def mistakes_figure(images, captions, title):
     """
     columns = min(6, max(len(images), 1))
     rows = max(-(-len(images) // columns), 1)
-    figure, font = _figure(1.6 * columns, 1.9 * rows + 0.5)
-    style = _text_style(font)
+    figure, font = figure_and_font(1.6 * columns, 1.9 * rows + 0.5)
+    style = text_style(font)
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     for axis in axes:
         axis.axis("off")
