@@ -12,7 +12,6 @@ import json
 import os
 import platform
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from pathlib import Path
 from . import reports
 from .checkpoint import atomic_write
 from .errors import UserError
+from .processes import group_environments, usable_cores
 
 __all__ = ["Options", "flush_denormals", "forward_flops", "run_benchmark"]
 
@@ -157,28 +157,6 @@ def _clean_environment():
     return {**environment, "PYTHONIOENCODING": "utf-8", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
 
 
-def _process_environments(processes):
-    """几个进程组成一组(gloo)时,每个进程的环境变量。"""
-    if processes == 1:
-        return [{}]
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(processes + 1)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        master, *endpoints = [f"127.0.0.1:{one.getsockname()[1]}" for one in sockets]
-    return [
-        {
-            "PADDLE_MASTER": master,
-            "PADDLE_TRAINER_ID": str(rank),
-            "PADDLE_TRAINERS_NUM": str(processes),
-            "PADDLE_TRAINER_ENDPOINTS": ",".join(endpoints),
-            "PADDLE_CURRENT_ENDPOINT": endpoint,
-            "PADDLE_DISTRI_BACKEND": "gloo",
-        }
-        for rank, endpoint in enumerate(endpoints)
-    ]
-
-
 class Team:
     """一个参赛者的进程(一个或几个),用作上下文管理器:离开时进程一定已经结束。"""
 
@@ -188,7 +166,8 @@ class Team:
 
     def __enter__(self):
         file = Path(__file__).parent / "contenders" / self.contender.file
-        for extra in _process_environments(self.contender.processes):
+        count = self.contender.processes
+        for extra in group_environments(count) if count > 1 else [{}]:
             self.errors.append(tempfile.TemporaryFile())
             self.processes.append(
                 subprocess.Popen(
@@ -274,13 +253,9 @@ def _installed(python, packages):
 # ---- 比赛 ----
 
 
-def _cores():
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _race(name, architecture, batch, task, options):
     """一个模型、一个项目:全部参赛者轮流跑,返回表的若干行和矩阵乘的峰值(GFLOP/s)。"""
-    cores = _cores()
+    cores = usable_cores()
     contenders = [contender for contender in _contenders(cores) if task in contender.tasks]
     spec = {"architecture": architecture, "batch": batch, "task": task}
     size = 256 if options.quick else 2048
@@ -362,7 +337,7 @@ def machine():
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return {
         "cpu": model,
-        "cores": _cores(),
+        "cores": usable_cores(),
         "memory_bytes": memory,
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
@@ -394,14 +369,14 @@ def _growth_spec(tokens, batch, depth, dim, task):
         num_heads=dim // 32,
         pool="avg",
     )
-    return {"architecture": architecture, "batch": batch, "task": task, "mode": "eager", "threads": _cores()}
+    return {"architecture": architecture, "batch": batch, "task": task, "mode": "eager", "threads": usable_cores()}
 
 
 def _growth(options):
     """课程写法和本项目,每次只变一个量,返回若干行。"""
     base = _QUICK_GROWTH_BASE if options.quick else _GROWTH_BASE
     values = _QUICK_GROWTH if options.quick else _GROWTH
-    contenders = [contender for contender in _contenders(_cores()) if contender.key in ("lesson", "ours")]
+    contenders = [contender for contender in _contenders(usable_cores()) if contender.key in ("lesson", "ours")]
     measured, rows = {}, []
     with contextlib.ExitStack() as stack:
         teams = [stack.enter_context(Team(contender)) for contender in contenders]
@@ -477,7 +452,7 @@ def _slowdown(options):
             for flush in (False, True):
                 label = f"{name},{'清零' if flush else '不清零'}"
                 team = stack.enter_context(Team(Contender(f"{data}-{flush}", label, "slowdown.py", "")))
-                team.send("build", {"data": data, "flush": flush, "threads": _cores()})
+                team.send("build", {"data": data, "flush": flush, "threads": usable_cores()})
                 teams[data, flush] = team
         for key, team in teams.items():
             trials[key] = {"data": key[0], "flush": key[1], "name": team.contender.name, **team.receive()[0]}

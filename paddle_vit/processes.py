@@ -1,7 +1,7 @@
 """几个进程一起训练(数据并行,Data Parallel):起动、加入、交换数据。
 
 Paddle 在 CPU 上的逐元素运算只用一个线程,所以每个核一个进程比一个进程多线程快。每个进程算一批图像里自己的那份,
-每步把梯度取平均,于是各进程的权重始终相同,结果与一个进程只差 float32 的舍入。
+损失除以进程数,每步把梯度加起来,于是各进程的权重始终相同,结果与一个进程只差 float32 的舍入。
 本机的进程由 ``companions`` 起动;多台机器或多张 GPU 由 ``paddle.distributed.launch`` 起动,之后走的是同一条路。
 """
 
@@ -24,15 +24,16 @@ from .errors import UserError
 
 __all__ = [
     "all_reduce",
-    "average_gradients",
     "choose_processes",
     "companions",
+    "group_environments",
     "is_launched",
     "join_processes",
     "local_processes",
     "meet",
     "one_after_another",
     "share_weights",
+    "sum_gradients",
     "sum_over_processes",
     "tell_others",
     "usable_cores",
@@ -110,21 +111,12 @@ def companions(count):
     if count == 1:
         yield
         return
-    endpoints = [f"127.0.0.1:{port}" for port in _free_ports(count)]
-    shared = {
-        "PADDLE_TRAINERS_NUM": str(count),
-        "PADDLE_TRAINER_ENDPOINTS": ",".join(endpoints),
-        "PADDLE_DISTRI_BACKEND": "gloo",
-        "GLOO_SOCKET_IFNAME": "lo",  # 只走本机回环,没有网络也能用
-        _PARENT: str(os.getpid()),
-    }
-    own = {**shared, "PADDLE_TRAINER_ID": "0", "PADDLE_CURRENT_ENDPOINT": endpoints[0]}
+    own, *others = ({**variables, _PARENT: str(os.getpid())} for variables in group_environments(count))
     started, closing = [], threading.Event()
     before = {name: os.environ.get(name) for name in own}
     try:
-        for rank in range(1, count):
-            place = {"PADDLE_TRAINER_ID": str(rank), "PADDLE_CURRENT_ENDPOINT": endpoints[rank]}
-            companion = _Companion(rank, {**os.environ, **shared, **place})
+        for rank, variables in enumerate(others, 1):
+            companion = _Companion(rank, {**os.environ, **variables})
             started.append(companion)
             threading.Thread(target=_watch, args=(companion, started, closing), daemon=True).start()
         os.environ.update(own)
@@ -192,15 +184,28 @@ def _watch(companion, started, closing):
     os._exit(2)
 
 
-def _free_ports(count):
-    sockets = [socket.socket() for _ in range(count)]
-    try:
+def group_environments(count):
+    """本机 count 个进程组成一组(gloo,只走本机回环,没有网络也能用)时,每个进程的环境变量。
+
+    Returns:
+        list[dict]: 第 i 项给第 i 个进程。
+    """
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:
             each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+        endpoints = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
+    return [
+        {
+            "PADDLE_TRAINERS_NUM": str(count),
+            "PADDLE_TRAINER_ID": str(rank),
+            "PADDLE_TRAINER_ENDPOINTS": ",".join(endpoints),
+            "PADDLE_CURRENT_ENDPOINT": endpoint,
+            "PADDLE_DISTRI_BACKEND": "gloo",
+            "GLOO_SOCKET_IFNAME": "lo",
+        }
+        for rank, endpoint in enumerate(endpoints)
+    ]
 
 
 def join_processes():
@@ -269,8 +274,8 @@ def sum_over_processes(values):
     return total.tolist()
 
 
-def average_gradients(parameters, values):
-    """把各进程的梯度换成平均值,顺便把几个数加起来;所有的数拼成一个长向量,只通信一次。
+def sum_gradients(parameters, values):
+    """把各进程的梯度换成它们的和,顺便把几个数加起来;所有的数拼成一个长向量,只通信一次。
 
     Args:
         parameters (list[Parameter]): 都已经有梯度。
@@ -284,7 +289,7 @@ def average_gradients(parameters, values):
     all_reduce(flat)
     *gradients, sums = flat.split([parameter.size for parameter in parameters] + [len(values)])
     for parameter, gradient in zip(parameters, gradients):
-        parameter.grad = gradient.reshape(parameter.shape) / dist.get_world_size()
+        parameter.grad = gradient.reshape(parameter.shape)
     return sums.tolist()
 
 

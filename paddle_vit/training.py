@@ -16,7 +16,7 @@ from .checkpoint import atomic_write, load_weights_into, read_state, save_weight
 from .config import result_settings
 from .data import evaluation_batches, step_size, training_batches
 from .errors import UserError
-from .processes import all_reduce, average_gradients, meet, share_weights, sum_over_processes
+from .processes import all_reduce, meet, share_weights, sum_gradients, sum_over_processes
 from .vit import count_parameters
 
 __all__ = ["Ema", "Evaluation", "evaluate", "fit", "learning_rate", "make_optimizer"]
@@ -253,7 +253,7 @@ class _Trainer:
     # ---- 一步 ----
 
     def train_step(self, images, targets, learning_rate, flags=(0, 0)):
-        """一次更新:前向、反向(累积 accumulate 批)、各进程平均、裁剪、AdamW、EMA。
+        """一次更新:前向、反向(累积 accumulate 批)、各进程相加、裁剪、AdamW、EMA。
 
         Args:
             images (ndarray): float32,[b, C, H, W],本进程的那一份。
@@ -272,12 +272,13 @@ class _Trainer:
                 logits = self.model(paddle.to_tensor(x))  # [b, K]
             y = paddle.to_tensor(y)
             loss = F.cross_entropy(logits.astype("float32"), y, soft_label=True)
-            self.scaler.scale(loss * (len(x) / len(images))).backward()
+            share = len(x) / len(images) / self.world  # 这一块在全部图像里所占的份额
+            self.scaler.scale(loss * share).backward()
             loss_sum += float(loss) * len(x)
             correct += int((logits.argmax(-1) == y.argmax(-1)).sum())
         totals = [loss_sum, correct, len(images), *flags]
         if self.world > 1:
-            totals = average_gradients(self.model.parameters(), totals)
+            totals = sum_gradients(self.model.parameters(), totals)
         loss_sum, correct, count, *flags = totals
         self.scaler.unscale_(self.optimizer)
         clip = self.config.clip_grad or math.inf

@@ -1,6 +1,6 @@
 """参赛者:本项目。
 
-``mode`` 是 ``eager``(动态图)、``processes``(几个进程平分一批,梯度取平均)、``float32`` 或 ``bfloat16``(推理引擎)、
+``mode`` 是 ``eager``(动态图)、``processes``(几个进程平分一批,梯度相加)、``float32`` 或 ``bfloat16``(推理引擎)、
 ``matmul``(不是模型,量矩阵乘的峰值)。
 """
 
@@ -10,6 +10,7 @@ from worker import Unavailable, serve
 
 from paddle_vit import UserError, ViT, count_parameters
 from paddle_vit.export import prediction_model
+from paddle_vit.processes import sum_gradients
 from paddle_vit.runtime import setup_runtime
 
 
@@ -23,10 +24,8 @@ def build(spec):
     model = ViT(**spec["architecture"], qkv_bias=True, position_embedding="learnable")
     info["parameters"] = count_parameters(model)
     images, labels = random_batch(spec)
-    if spec["mode"] == "processes":
-        rank, world = settings["rank"], settings["processes"]
-        images, labels = images[rank::world], labels[rank::world]
-        model = paddle.DataParallel(model)
+    rank, world = settings["rank"], settings["processes"]
+    images, labels = images[rank::world], labels[rank::world]
     if spec["mode"] in ("float32", "bfloat16"):
         try:
             model, info["engine"], problem = prediction_model(model, settings, len(images), "inference", spec["mode"])
@@ -34,7 +33,10 @@ def build(spec):
             raise Unavailable(str(error)) from None
         if problem:
             raise Unavailable(problem)
-    return make_step(model, images, labels, spec["task"]), info
+    if world == 1:
+        return make_step(model, images, labels, spec["task"]), info
+    after_backward = lambda: sum_gradients(model.parameters(), [0.0])
+    return make_step(model, images, labels, spec["task"], 1 / world, after_backward), info
 
 
 if __name__ == "__main__":

@@ -15,13 +15,15 @@ def random_batch(spec):
     return images, rng.integers(0, architecture["num_classes"], spec["batch"])
 
 
-def make_step(model, images, labels, task):
+def make_step(model, images, labels, task, share=1.0, after_backward=lambda: None):
     """一步的函数。
 
     Args:
         model (nn.Layer): 图像 -> logits。
         images, labels (ndarray): 一批数据。
         task (str): ``'train'`` 或 ``'predict'``。
+        share (float): 这些图像在一批里所占的份额(几个进程平分时小于 1)。
+        after_backward (Callable): 反向之后、更新之前做什么(几个进程时是把梯度加起来)。
     """
     images, labels = paddle.to_tensor(images), paddle.to_tensor(labels)
     if task == "predict":
@@ -36,9 +38,10 @@ def make_step(model, images, labels, task):
 
     def train():
         loss = F.cross_entropy(model(images), labels)
-        loss.backward()
+        (loss * share).backward()
+        after_backward()
         optimizer.step()
-        optimizer.clear_grad()
+        optimizer.clear_grad(set_to_zero=False)
         return float(loss)
 
     return train
