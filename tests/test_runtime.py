@@ -118,6 +118,112 @@ print(json.dumps([out.tolist(), model.encoders[0].attn.qkv.weight.grad.tolist()]
         np.testing.assert_allclose(ours, reference, rtol=1e-3, atol=1e-4)
 
 
+TRAIN_200_STEPS = """
+import json, sys
+import paddle, paddle.nn.functional as F
+import numpy as np
+tuned = {tuned}
+architecture = dict(image_size=8, patch_size=2, in_channels=1, num_classes=10, embed_dim=48, depth=3, num_heads=4)
+if tuned:
+    from paddle_vit import ViT
+    from paddle_vit.runtime import setup_runtime
+    setup_runtime("cpu")
+    model = ViT(**architecture, qkv_bias=True, position_embedding="learnable")
+else:
+    sys.path.insert(0, "paddle_vit/contenders")
+    from lesson_vit import LessonViT
+    model = LessonViT(**architecture, pool="avg")
+rng = np.random.default_rng(0)
+model.set_state_dict({{name: paddle.to_tensor(0.1 * rng.standard_normal(value.shape).astype("float32"))
+                      for name, value in sorted(model.state_dict().items())}})
+digits = np.load("paddle_vit/assets/digits.npz")
+images, labels = digits["images"].reshape(-1, 1, 8, 8).astype("float32") / 16 - 0.5, digits["labels"].astype("int64")
+optimizer = paddle.optimizer.AdamW(1e-3, parameters=model.parameters(), weight_decay=0.05)
+losses = []
+for step in range(200):
+    rows = rng.integers(0, len(images), 32)
+    loss = F.cross_entropy(model(paddle.to_tensor(images[rows])), paddle.to_tensor(labels[rows]))
+    loss.backward()
+    optimizer.step()
+    optimizer.clear_grad()
+    losses.append(float(loss))
+print(json.dumps(losses))
+"""
+
+
+def test_the_losses_of_200_steps_are_those_of_plain_paddle():
+    """一边是课程的写法和默认设置,一边是全部加速:同样的初值和数据,损失只差舍入。"""
+    plain, tuned = (run_code(TRAIN_200_STEPS.format(tuned=tuned)) for tuned in (False, True))
+    assert len(plain) == 200 and plain[-1] < 0.6 * plain[0]
+    np.testing.assert_allclose(tuned[:20], plain[:20], rtol=1e-5)
+    np.testing.assert_allclose(tuned, plain, rtol=2e-3, atol=1e-4)  # 舍入之差随步数放大
+
+
+@pytest.mark.skipif(runtime_module.platform.libc_ver()[0] != "glibc", reason="只有 glibc 有 mallopt")
+def test_malloc_keeps_its_pages():
+    """反复申请、释放 64 MiB:保留内存页之后不再缺页。"""
+    code = """
+import json, resource, paddle
+if {tuned}:
+    from paddle_vit.runtime import setup_runtime
+    assert setup_runtime("cpu")["malloc"] is True
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    paddle.full([16 << 20], 1.0)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+counts = [faults() for _ in range(6)]
+print(json.dumps(counts[-1]))
+"""
+    pages = (64 << 20) // 4096
+    assert run_code(code.format(tuned=False)) > pages / 600  # 大页(2 MiB)时缺页的次数少得多
+    assert run_code(code.format(tuned=True)) < pages / 600
+    assert run_code(code.replace("assert", "print").format(tuned=True), MALLOC_TOP_PAD_="0") > pages / 600
+
+
+def test_the_mkl_path_makes_products_faster():
+    vendor, flags = runtime_module._cpu_flags()
+    if vendor != "AuthenticAMD" or "avx512f" not in flags:
+        pytest.skip("只有带 AVX-512 的 AMD CPU 差得够多")
+    code = """
+import json, time, paddle
+from paddle_vit.runtime import setup_runtime
+settings = setup_runtime("cpu", 1)
+x = paddle.randn([1024, 1024])
+def seconds():
+    start = time.perf_counter()
+    paddle.matmul(x, x)
+    return time.perf_counter() - start
+print(json.dumps(min(seconds() for _ in range(15))))
+"""
+    assert run_code(code, MKL_DEBUG_CPU_TYPE="0") > 1.5 * run_code(code)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="别的系统上看不到这些变量")
+@pytest.mark.parametrize("quiet, expected", [({}, ""), ({"GLOG_minloglevel": "0"}, "oneDNN")])
+def test_paddles_info_lines_are_silenced(quiet, expected):
+    code = (
+        "from paddle_vit import functional\nfrom paddle_vit.runtime import setup_runtime\nsetup_runtime('cpu')\n"
+        "import paddle\nfunctional.gelu(paddle.ones([4]))"
+    )
+    environ = {name: value for name, value in os.environ.items() if name != "GLOG_minloglevel"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**environ, **quiet}, cwd=ROOT, check=True
+    )
+    assert (expected in done.stderr) and (expected or done.stderr == "")
+
+
+def test_what_does_not_apply_is_said(monkeypatch):
+    monkeypatch.delenv("MKL_DEBUG_CPU_TYPE", raising=False)
+    monkeypatch.setattr(runtime_module, "_cpu_flags", lambda: ("GenuineIntel", {"avx2", "fma"}))
+    monkeypatch.setattr(runtime_module.platform, "libc_ver", lambda: ("", ""))
+    monkeypatch.setattr(runtime_module, "_paddle_library", lambda *names: None)
+    settings = setup_runtime("cpu")
+    assert settings["threads"] is settings["mkl_path"] is settings["malloc"] is None
+    assert set(settings["skipped"]) == {"threads", "mkl_path", "malloc"}
+    text = describe_runtime(settings)
+    assert "不是 AMD" in text and "不是 glibc" in text and "OMP_NUM_THREADS" in text and "\n" not in text
+
+
 @pytest.mark.skipif(paddle.is_compiled_with_cuda(), reason="这台机器的 Paddle 支持 GPU")
 def test_a_missing_gpu_is_a_clear_error():
     with pytest.raises(UserError, match="--device cpu"):
