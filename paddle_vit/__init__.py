@@ -1,8 +1,12 @@
 """从零开始学视觉 Transformer:课程里的层、模型和训练。导入没有副作用:不设设备,不改线程数,不打印。"""
 
+import contextlib
+import io
+import sys
 import warnings
 
-with warnings.catch_warnings():  # Paddle 导入时会抱怨没有 ccache,与使用者无关
+# Paddle 导入时会抱怨没有 ccache、OMP_NUM_THREADS 大于 1,两者都无害
+with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()) as _complaints:
     warnings.filterwarnings("ignore", message="No ccache found")
     import paddle  # noqa: F401
 
@@ -36,3 +40,6 @@ __all__ = [
     "list_models",
     "sincos_position_embedding",
 ]
+
+# 导入 Paddle 时打印的别的话照样显示
+sys.stderr.writelines(line for line in _complaints.getvalue().splitlines(True) if "OMP_NUM_THREADS" not in line)
