@@ -233,7 +233,7 @@ def join_processes():
 
 
 def _join():
-    with contextlib.redirect_stderr(io.StringIO()):  # 它会列出所有改过的 FLAGS
+    with _with_peers(), contextlib.redirect_stderr(io.StringIO()):  # 它会列出所有改过的 FLAGS
         dist.init_parallel_env()
 
 
@@ -255,16 +255,23 @@ def _wait_for(endpoint):
         time.sleep(0.05)
 
 
+@contextlib.contextmanager
+def _with_peers():
+    """在 with 里与别的进程通信;它们退出了就抛出 ``PeerLost``。"""
+    try:
+        yield
+    except RuntimeError:  # gloo 或 store 读写失败
+        raise PeerLost("与另一个训练进程的连接断了:已经保存的检查点不受影响,请重新起动并加上 --resume。") from None
+
+
 def all_reduce(tensor):
     """把各进程的 tensor 原地换成它们的和。
 
     Raises:
         UserError: 有别的进程退出了。
     """
-    try:
+    with _with_peers():
         dist.all_reduce(tensor)
-    except RuntimeError:  # gloo 读写失败
-        raise PeerLost("与另一个训练进程的连接断了:已经保存的检查点不受影响,请重新起动并加上 --resume。") from None
 
 
 def sum_over_processes(values):
@@ -295,15 +302,17 @@ def sum_gradients(parameters, values):
 
 def share_weights(model):
     """把各进程的权重都换成 0 号进程的。"""
-    for value in model.state_dict().values():
-        dist.broadcast(value, src=0)
+    with _with_peers():
+        for value in model.state_dict().values():
+            dist.broadcast(value, src=0)
 
 
 def tell_others(text, world):
     """把 0 号进程的 text 告诉所有进程,返回它。"""
     shared = [text]
     if world > 1:
-        dist.broadcast_object_list(shared, src=0)
+        with _with_peers():
+            dist.broadcast_object_list(shared, src=0)
     return shared[0]
 
 
@@ -333,10 +342,12 @@ def one_after_another(rank, world):
 
 
 def _arrive(name):
-    paddle.base.core.create_or_get_global_tcp_store().add(name, 1)
+    with _with_peers():
+        paddle.base.core.create_or_get_global_tcp_store().add(name, 1)
 
 
 def _wait_for_arrivals(name, count):
-    store = paddle.base.core.create_or_get_global_tcp_store()
-    while store.add(name, 0) < count:
-        time.sleep(0.02)
+    with _with_peers():
+        store = paddle.base.core.create_or_get_global_tcp_store()
+        while store.add(name, 0) < count:
+            time.sleep(0.02)

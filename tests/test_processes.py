@@ -50,8 +50,9 @@ def assert_equal_up_to_rounding(one, two):
 
 
 def others_of(process):
-    """同一次训练里别的进程。"""
-    return [int(pid) for pid in subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True).stdout.split()]
+    """同一次训练里别的进程(不算导入时起动一下就结束的小程序)。"""
+    found = subprocess.run(["pgrep", "-P", str(process.pid), "-f", "train.py"], capture_output=True)
+    return [int(pid) for pid in found.stdout.split()]
 
 
 def wait_for_an_epoch(directory, process):
