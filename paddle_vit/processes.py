@@ -121,9 +121,9 @@ def companions(count):
             threading.Thread(target=_watch, args=(companion, started, closing), daemon=True).start()
         os.environ.update(own)
         yield
-    except PeerLost:
+    except PeerLost as lost:
         time.sleep(0.5)  # 等操作系统把退出的进程登记好
-        raise UserError(_obituary(started)) from None
+        raise UserError(_obituary(started) or str(lost)) from None
     finally:
         closing.set()
         for companion in started:
@@ -162,6 +162,7 @@ class _Companion:
 
 
 def _obituary(started):
+    """意外退出的同伴的讣告;没有这样的同伴时是 ``None``。"""
     for companion in started:
         code = companion.process.poll()
         if code:
@@ -170,7 +171,7 @@ def _obituary(started):
                 f"第 {companion.rank + 1} 个训练进程意外退出,{how},它最后说:{companion.last_line()};"
                 "已经保存的检查点不受影响,可以用 --resume 接着训练,或用 --processes 1 只开一个进程。"
             )
-    return "与另一个训练进程的连接断了:已经保存的检查点不受影响,请用 --resume 接着训练。"
+    return None
 
 
 def _watch(companion, started, closing):
