@@ -20,6 +20,7 @@ from .layers import (
     Mlp,
     PatchEmbedding,
     sincos_position_embedding,
+    sincos_position_embedding_1d,
 )
 from .vit import ViT, count_parameters, create_model, list_models
 
@@ -39,6 +40,7 @@ __all__ = [
     "create_model",
     "list_models",
     "sincos_position_embedding",
+    "sincos_position_embedding_1d",
 ]
 
 # 导入 Paddle 时打印的别的话照样显示
