@@ -10,6 +10,7 @@ with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()) as _co
     warnings.filterwarnings("ignore", message="No ccache found")
     import paddle  # noqa: F401
 
+from .equivalents import LinearPatchEmbedding, MultiHeadAttention, causal_mask
 from .errors import UserError
 from .layers import (
     Attention,
@@ -32,10 +33,13 @@ __all__ = [
     "EncoderLayer",
     "Identity",
     "Linear",
+    "LinearPatchEmbedding",
     "Mlp",
+    "MultiHeadAttention",
     "PatchEmbedding",
     "UserError",
     "ViT",
+    "causal_mask",
     "count_parameters",
     "create_model",
     "list_models",
