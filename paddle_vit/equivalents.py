@@ -5,6 +5,7 @@ M 键和值的 token 数(交叉注意力里可以不等于 N)。einops 只在用
 """
 
 import paddle
+import paddle.nn.functional as F
 from paddle import nn
 
 from .errors import UserError
@@ -124,10 +125,14 @@ class MultiHeadAttention(nn.Layer):
         k = self.split_heads(self.W_k(key))  # [B, h, M, d]
         v = self.split_heads(self.W_v(value))  # [B, h, M, d]
         scores = paddle.matmul(q * self.scale, k, transpose_y=True)  # [B, h, N, M]
-        if mask is not None:
+        if mask is None:
+            attn_weights = F.softmax(scores, axis=-1)  # [B, h, N, M]
+        else:
             _check_mask(mask, list(scores.shape))
-            scores = scores.masked_fill(mask.logical_not(), float("-inf"))  # exp(-inf) = 0
-        attn_weights = nn.functional.softmax(scores, axis=-1)  # [B, h, N, M]
+            hidden = mask.logical_not()
+            attn_weights = F.softmax(scores.masked_fill(hidden, float("-inf")), axis=-1)  # [B, h, N, M]
+            # 在 CPU 上 Paddle 的 softmax 按 exp(-64) 算 exp(-inf),这里换成真正的 0
+            attn_weights = attn_weights.masked_fill(hidden, 0.0)
         z = paddle.matmul(attn_weights, v)  # [B, h, N, d]
         z = z.transpose([0, 2, 1, 3])  # [B, N, h, d]
         z = z.reshape(query.shape)  # [B, N, D]
