@@ -1,0 +1,90 @@
+"""在单独的进程里判一个文件:学生的死循环、崩溃、sys.exit 都伤不到判卷的程序。
+
+由 ``grade_in_subprocess`` 启动;结果一行一个 JSON 写进文件,因为标准输出归学生的 print 用。
+"""
+
+import dataclasses
+import faulthandler
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from .. import __file__ as package_file
+from .machinery import FAILED, Result, grade
+
+__all__ = ["grade_in_subprocess"]
+
+LOADING_SECONDS = 120  # 给启动 Python、导入 Paddle 的时间,不算在学生的时限里
+
+
+def grade_in_subprocess(number, path, seconds=60):
+    """在单独的进程里判一个文件。
+
+    Args:
+        number (int): 练习的号码。
+        path (str | Path): 学生的文件。
+        seconds (int): 学生的代码一共可以用多少秒。
+
+    Returns:
+        tuple: ``(results, printed)``:``Result`` 的列表和学生的程序打印的文字。
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        report, stack = Path(directory, "report"), Path(directory, "stack")
+        command = [sys.executable, "-m", __name__, str(number), str(path), str(report), str(stack), str(seconds)]
+        root = str(Path(package_file).parents[1])
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
+            "PYTHONIOENCODING": "utf-8:replace",
+            "GLOG_minloglevel": "1",  # Paddle 的 C++ 部分打印的 oneDNN 版本号
+        }
+        options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        try:
+            done = subprocess.run(command, env=environment, timeout=seconds + LOADING_SECONDS, check=False, **options)
+            printed, status = done.stdout, done.returncode
+        except subprocess.TimeoutExpired as error:
+            printed, status = error.stdout or b"", "超时"
+        printed = printed.decode("utf-8", "replace")
+        lines = report.read_text(encoding="utf-8").splitlines() if report.exists() else []
+        records = [json.loads(line) for line in lines]
+        if records and "results" in records[-1]:
+            return [Result(**fields) for fields in records[-1]["results"]], printed
+        doing = records[-1]["doing"] if records else "启动"
+        where = stack.read_text(encoding="utf-8", errors="replace") if stack.exists() else ""
+        message = describe_end(where, path, status, seconds)
+        return [Result(doing, FAILED, message, mistakes=("endless" if where else "crash",))], printed
+
+
+def describe_end(stack, path, status, seconds):
+    """进程没有交出结果的原因;stack 是超时那一刻的调用栈,最内层在前。"""
+    if not stack:
+        return f"判卷的进程意外结束(状态 {status}):代码里可能有 os._exit、极深的递归,或用光了内存。"
+    name = re.escape(str(Path(path).resolve()))
+    inside = re.search(rf'File "{name}", line (\d+)', stack)
+    place = f",停在第 {inside[1]} 行" if inside else ""
+    return f"超过 {seconds} 秒还没有算完{place}:多半是死循环,请检查循环的条件。"
+
+
+def main():
+    number, path, report, stack, seconds = sys.argv[1:]
+    sys.path[0] = str(Path(path).resolve().parent)  # 学生的文件可以导入同一目录里的文件
+    from . import exercise
+
+    task = exercise(int(number))
+    with open(report, "w", encoding="utf-8") as output, open(stack, "w", encoding="utf-8") as trace:
+
+        def announce(title):
+            print(json.dumps({"doing": title}), file=output, flush=True)
+
+        faulthandler.dump_traceback_later(int(seconds), exit=True, file=trace)
+        results = grade(task, path, announce)
+        faulthandler.cancel_dump_traceback_later()
+        print(json.dumps({"results": [dataclasses.asdict(result) for result in results]}), file=output, flush=True)
+
+
+if __name__ == "__main__":
+    main()
