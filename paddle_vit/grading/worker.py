@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 from .. import __file__ as package_file
@@ -19,6 +20,7 @@ from .machinery import FAILED, Result, grade
 __all__ = ["grade_in_subprocess"]
 
 LOADING_SECONDS = 120  # 给启动 Python、导入 Paddle 的时间,不算在学生的时限里
+TAIL_BYTES = 1 << 16  # 学生打印的文字只留末尾这么多字节
 
 
 def grade_in_subprocess(number, path, seconds=60):
@@ -42,13 +44,7 @@ def grade_in_subprocess(number, path, seconds=60):
             "PYTHONIOENCODING": "utf-8:replace",
             "GLOG_minloglevel": "1",  # Paddle 的 C++ 部分打印的 oneDNN 版本号
         }
-        options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        try:
-            done = subprocess.run(command, env=environment, timeout=seconds + LOADING_SECONDS, check=False, **options)
-            printed, status = done.stdout, done.returncode
-        except subprocess.TimeoutExpired as error:
-            printed, status = error.stdout or b"", "超时"
-        printed = printed.decode("utf-8", "replace")
+        printed, status = run(command, environment, seconds + LOADING_SECONDS)
         lines = report.read_text(encoding="utf-8").splitlines() if report.exists() else []
         records = [json.loads(line) for line in lines]
         if records and "results" in records[-1]:
@@ -57,6 +53,21 @@ def grade_in_subprocess(number, path, seconds=60):
         where = stack.read_text(encoding="utf-8", errors="replace") if stack.exists() else ""
         message = describe_end(where, path, status, seconds)
         return [Result(doing, FAILED, message, mistakes=("endless" if where else "crash",))], printed
+
+
+def run(command, environment, seconds):
+    """运行命令,返回 ``(打印的文字的末尾, 状态码)``;到时间就杀掉它。"""
+    options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    tail = b""
+    with subprocess.Popen(command, env=environment, **options) as process:
+        timer = threading.Timer(seconds, process.kill)
+        timer.start()
+        try:
+            while chunk := process.stdout.read1():  # 死循环里不停地打印也不会占光内存
+                tail = (tail + chunk)[-TAIL_BYTES:]
+        finally:
+            timer.cancel()
+    return tail.decode("utf-8", "replace"), process.returncode
 
 
 def describe_end(stack, path, status, seconds):
