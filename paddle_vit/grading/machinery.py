@@ -27,6 +27,7 @@ __all__ = [
     "compare",
     "expect_gradients",
     "grade",
+    "is_close",
     "load",
     "tensor",
     "weights_of",
@@ -228,6 +229,7 @@ def as_array(name, value):
 
 
 def is_close(got, expected):
+    """形状相同,每个数在 float32 的误差之内相同。"""
     return got.shape == expected.shape and np.allclose(got, expected, rtol=1e-4, atol=1e-5)
 
 
