@@ -15,6 +15,7 @@ GRAD = "    return weight - learning_rate * grad_weight, bias - learning_rate * 
 PLANTED = [
     # 0: softmax, cross-entropy, gradient step
     ("ex0_classifier", "softmax_axis", [(NORMAL, NORMAL.replace("axis=1", "axis=0"))]),
+    ("ex0_classifier", "softmax_axis", [("return e / e.sum(axis=1, keepdim=True)", "return e / e.sum(axis=0, keepdim=True)")]),
     ("ex0_classifier", "overflow", [(NORMAL, NORMAL.replace("logits - logits.max(axis=1, keepdim=True)", "logits"))]),
     ("ex0_classifier", "no_normalization", [("return e / e.sum(axis=1, keepdim=True)", "return e")]),
     ("ex0_classifier", "log_of_zero", [(LOG, "log_p = paddle.log(softmax(logits))")]),
@@ -147,6 +148,7 @@ PLANTED = [
     ("ex4_position", "no_gradient", [("class_token.expand", "class_token.detach().expand")]),
     # 5: training
     ("ex5_training", "no_warmup", [("    if step < warmup:\n        return peak * (step + 1) / warmup\n", "    warmup = 0\n")]),
+    ("ex5_training", "no_warmup_branch", [("    if step < warmup:\n        return peak * (step + 1) / warmup\n", "")]),
     ("ex5_training", "warmup_from_zero", [("(step + 1)", "step")]),
     ("ex5_training", "degrees", [("math.cos(math.pi * p)", "math.cos(180 * p)")]),
     ("ex5_training", "progress_from_start", [("(step - warmup) / (total - warmup)", "step / total")]),
@@ -168,6 +170,7 @@ PLANTED = [
     ("ex5_training", "sum_not_mean", [("labels)\n    loss.b", "labels, reduction='sum')\n    loss.b")]),
     ("ex5_training", "loss_after_step", [("return float(loss)", "return float(F.cross_entropy(model(images), labels))")]),
     ("ex5_training", "not_float", [("return float(loss)", "return loss")]),
+    ("ex5_training", "not_float", [("return float(loss)", "return loss.numpy()")]),
     # 6: rollout
     ("ex6_rollout", "no_identity", [("0.5 * a + 0.5 * paddle.eye(a.shape[-1])", "a")]),
     ("ex6_rollout", "not_normalized", [("0.5 * a + 0.5 * paddle.eye(a.shape[-1])", "a + paddle.eye(a.shape[-1])")]),

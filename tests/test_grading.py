@@ -60,6 +60,33 @@ def test_two_mistakes_at_once_are_both_named(tmp_path):
     assert mistakes(grade(path)) == wanted
 
 
+UNKNOWN = [
+    ("ex0_classifier", "return e / e.sum(axis=1, keepdim=True)", "return e / e.sum(axis=1, keepdim=True) + 0.1"),
+    ("ex1_patches", "return x", "return x * 1.01"),
+    ("ex2_attention", "self.head_dim**0.5", "1.9"),
+    ("ex3_encoder", "x = x + z\n        return x", "x = x + 2 * z\n        return x"),
+    ("ex4_position", "10000.0", "1000.0"),
+    ("ex5_training", "math.pi * p", "3 * p"),
+    ("ex6_rollout", "0.5 * a + 0.5", "0.7 * a + 0.3"),
+    ("ex7_einsum", "** 0.5", "** 0.4"),
+    ("ex8_finetuning", "backbone_lr / head_lr", "backbone_lr / head_lr / 7"),
+    ("ex9_mask_and_cost", "-1e9", "-3.0"),
+    ("ex9_mask_and_cost", "K * N * D * D", "K * N * D * D + 17"),
+]
+
+
+@pytest.mark.parametrize("name, old, new", UNKNOWN)
+def test_unknown_mistake_gets_no_name_but_the_numbers(tmp_path, name, old, new):
+    results = grade(planted(tmp_path, name, [(old, new)]))
+    assert not mistakes(results)
+    assert any("应为" in result.message and "得到" in result.message for result in results)
+
+
+def test_input_changed_in_place_is_no_mistake(tmp_path):
+    path = planted(tmp_path, "ex3_encoder", [("x = x + z", "x.add_(z)")])
+    assert all(result.verdict == machinery.PASSED for result in grade(path))
+
+
 @pytest.mark.parametrize("name", grading.FILES)
 def test_template_is_not_done_rather_than_wrong(name):
     results = grade(ROOT / "homework" / f"{name}.py")

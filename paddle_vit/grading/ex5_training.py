@@ -10,6 +10,7 @@ from .machinery import Exercise, Wrong, as_array, compare, tensor
 
 MISTAKES = {
     "no_warmup": "没有预热:前 warmup 步应从小到大线性升到 peak。",
+    "no_warmup_branch": "没有预热:少了 step < warmup 的分支,预热的几步也按余弦算了。",
     "warmup_from_zero": "预热差了一步:第 0 步应为 peak / warmup(用 step + 1),你从 0 开始。",
     "degrees": "余弦的角度错了:math.cos 用弧度,一半周期是 π,不是 180。",
     "progress_from_start": "退火的进度不对:从预热结束算起,(step - warmup) / (total - warmup),你用了 step / total。",
@@ -28,7 +29,7 @@ MISTAKES = {
     "softmax_twice": "softmax 做了两次:F.cross_entropy 自己带 softmax,给它的应是 logits。",
     "sum_not_mean": "损失没有取平均:应对一批取平均。",
     "loss_after_step": "返回的是更新之后的损失,应为更新之前的。",
-    "not_float": "返回的是 Tensor,应为 Python 的 float(float(loss)):留着 Tensor 会留着整个计算图,越训越占内存。",
+    "not_float": "返回的不是 Python 的 float,应写 float(loss):留着 Tensor 会留着整个计算图,越训越占内存。",
 }
 EXERCISE = Exercise(5, "训练的一步和学习率", MISTAKES)
 
@@ -41,7 +42,7 @@ def only(names):
 
 
 def rate_reference(step, total, warmup, peak, minimum, wrong=()):
-    if step < warmup and "no_warmup" not in wrong:
+    if step < warmup and not {"no_warmup", "no_warmup_branch"} & set(wrong):
         return peak * (step + (0 if "warmup_from_zero" in wrong else 1)) / warmup
     start = 0 if "no_warmup" in wrong else warmup
     p = step / total if "progress_from_start" in wrong else (step - start) / (total - start)

@@ -159,19 +159,19 @@ def describe_exception(error, path):
 # ---- 判卷 ----
 
 
-def grade(exercise, path, announce=lambda title: None):
+def grade(exercise, path, announce=lambda title, results: None):
     """判一个文件。同一个函数或类的一项没通过,它后面的几项就跳过。
 
     Args:
         exercise (Exercise): 练习。
         path (str | Path): 学生的文件。
-        announce (Callable): 每项开始之前以标题调用,好知道死循环在哪一项。
+        announce (Callable): 每项开始之前以它的标题和至今的结果调用,好知道死循环在哪一项。
 
     Returns:
         list: 每项检查一个 ``Result``;文件读不进来时,前面多一个说明原因的 ``Result``。
     """
     path = Path(path).resolve()
-    announce("读文件")
+    announce("读文件", [])
     try:
         namespace = load(path)
     except Wrong as wrong:
@@ -182,7 +182,7 @@ def grade(exercise, path, announce=lambda title: None):
         if check.part in stopped:
             results.append(Result(check.title, SKIPPED))
             continue
-        announce(check.title)
+        announce(check.title, results)
         result = run_check(check, namespace, path)
         results.append(result)
         if result.verdict != PASSED:

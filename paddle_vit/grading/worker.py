@@ -15,7 +15,8 @@ import threading
 from pathlib import Path
 
 from .. import __file__ as package_file
-from .machinery import FAILED, Result, grade
+from . import exercise
+from .machinery import FAILED, SKIPPED, Result, grade
 
 __all__ = ["grade_in_subprocess"]
 
@@ -36,7 +37,7 @@ def grade_in_subprocess(number, path, seconds=60):
     """
     with tempfile.TemporaryDirectory() as directory:
         report, stack = Path(directory, "report"), Path(directory, "stack")
-        command = [sys.executable, "-m", __name__, str(number), str(path), str(report), str(stack), str(seconds)]
+        command = [sys.executable, "-u", "-m", __name__, str(number), str(path), str(report), str(stack), str(seconds)]
         root = str(Path(package_file).parents[1])
         environment = {
             **os.environ,
@@ -47,12 +48,21 @@ def grade_in_subprocess(number, path, seconds=60):
         printed, status = run(command, environment, seconds + LOADING_SECONDS)
         lines = report.read_text(encoding="utf-8").splitlines() if report.exists() else []
         records = [json.loads(line) for line in lines]
-        if records and "results" in records[-1]:
-            return [Result(**fields) for fields in records[-1]["results"]], printed
-        doing = records[-1]["doing"] if records else "启动"
+        doing, results = "启动", []
+        if records:
+            doing, results = records[-1]["doing"], [Result(**fields) for fields in records[-1]["results"]]
+        if doing is None:
+            return results, printed
         where = stack.read_text(encoding="utf-8", errors="replace") if stack.exists() else ""
         message = describe_end(where, path, status, seconds)
-        return [Result(doing, FAILED, message, mistakes=("endless" if where else "crash",))], printed
+        stopped = Result(doing, FAILED, message, mistakes=("endless" if where else "crash",))
+        return [*results, stopped, *(Result(title, SKIPPED) for title in titles_after(doing, number))], printed
+
+
+def titles_after(title, number):
+    """这一项之后的各项检查;读文件时停下的,是全部。"""
+    titles = [check.title for check in exercise(number).checks]
+    return titles[titles.index(title) + 1 :] if title in titles else titles
 
 
 def run(command, environment, seconds):
@@ -83,18 +93,17 @@ def describe_end(stack, path, status, seconds):
 def main():
     number, path, report, stack, seconds = sys.argv[1:]
     sys.path[0] = str(Path(path).resolve().parent)  # 学生的文件可以导入同一目录里的文件
-    from . import exercise
-
     task = exercise(int(number))
     with open(report, "w", encoding="utf-8") as output, open(stack, "w", encoding="utf-8") as trace:
 
-        def announce(title):
-            print(json.dumps({"doing": title}), file=output, flush=True)
+        def announce(title, results):
+            record = {"doing": title, "results": [dataclasses.asdict(result) for result in results]}
+            print(json.dumps(record), file=output, flush=True)
 
         faulthandler.dump_traceback_later(int(seconds), exit=True, file=trace)
         results = grade(task, path, announce)
         faulthandler.cancel_dump_traceback_later()
-        print(json.dumps({"results": [dataclasses.asdict(result) for result in results]}), file=output, flush=True)
+        announce(None, results)
 
 
 if __name__ == "__main__":
