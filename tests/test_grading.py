@@ -1,4 +1,5 @@
 import inspect
+import re
 import shutil
 
 import numpy as np
@@ -82,9 +83,10 @@ def test_unknown_mistake_gets_no_name_but_the_numbers(tmp_path, name, old, new):
     assert any("应为" in result.message and "得到" in result.message for result in results)
 
 
-def test_input_changed_in_place_is_no_mistake(tmp_path):
-    path = planted(tmp_path, "ex3_encoder", [("x = x + z", "x.add_(z)")])
-    assert all(result.verdict == machinery.PASSED for result in grade(path))
+def test_in_place_addition_is_named_where_it_breaks_the_gradient(tmp_path):
+    *others, last = grade(planted(tmp_path, "ex3_encoder", [("x = x + z", "x.add_(z)")]))
+    assert all(result.verdict == machinery.PASSED for result in others)
+    assert "原地运算" in last.message
 
 
 @pytest.mark.parametrize("name", grading.FILES)
@@ -92,6 +94,18 @@ def test_template_is_not_done_rather_than_wrong(name):
     results = grade(ROOT / "homework" / f"{name}.py")
     assert {result.verdict for result in results} == {machinery.TODO, machinery.SKIPPED}
     assert not mistakes(results) and any("TODO 还没做" in result.message for result in results)
+
+
+@pytest.mark.parametrize("name", grading.FILES)
+def test_templates_own_trial_runs_with_the_solution(name, capsys):
+    template = (ROOT / "homework" / f"{name}.py").read_text(encoding="utf-8")
+    imports = "\n".join(re.findall(r"^(?:import|from) .*", template, re.M))
+    solution = (SOLUTIONS / f"{name}.py").read_text(encoding="utf-8")
+    trial = template[template.index("if __name__") :]
+    exec(f"{imports}\n{solution}\n{trial}", {"__name__": "__main__"})
+    printed = capsys.readouterr().out
+    for shape in re.findall(r"\[\d+(?:, \d+)+\]", "".join(re.findall(r"# 应为.*", trial))):
+        assert shape in printed, printed
 
 
 @pytest.mark.parametrize("name", grading.FILES)

@@ -257,3 +257,11 @@ def test_subprocess_gives_the_same_results_as_in_process(tmp_path):
     in_process = grading.grade(grading.exercise(8), planted(tmp_path, "ex8_finetuning", [("/ head_lr", "")]))
     assert [(r.verdict, list(r.mistakes)) for r in results] == [(r.verdict, list(r.mistakes)) for r in in_process]
     assert printed.strip() == "1"
+
+
+def test_endless_printing_is_stopped_and_only_its_end_kept(tmp_path):
+    path = tmp_path / "ex6_rollout.py"
+    path.write_text("while True:\n    print('x' * 1000)\n")
+    results, printed = worker.grade_in_subprocess(6, path, seconds=1)
+    assert results[0].mistakes == ("endless",) and "第 2 行" in results[0].message
+    assert 0 < len(printed) <= worker.TAIL_BYTES

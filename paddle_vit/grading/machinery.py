@@ -120,10 +120,10 @@ def load(path):
         raise Wrong(f"第 {error.lineno} 行有语法错误({error.msg}){text}", ["syntax"]) from None
     except ValueError as error:  # 文件里有空字符
         raise Wrong(f"文件不是 Python 源代码({error})。", ["syntax"]) from None
-    module = types.ModuleType(path.stem)
+    module = types.ModuleType(f"homework_{path.stem}")  # 文件叫 paddle.py 也不会顶替真的 paddle
     module.__file__ = str(path)
     linecache.checkcache(str(path))
-    sys.modules[path.stem] = module
+    sys.modules[module.__name__] = module
     try:
         exec(code, module.__dict__)
     except (Exception, SystemExit) as error:  # noqa: BLE001  学生的代码可以抛出任何异常
@@ -142,6 +142,8 @@ def describe_exception(error, path):
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith(("---", "Error Message", "C++ Traceback"))]
     text = (lines[0] if lines else "")[:300]
+    if "modified by an inplace operation" in text:
+        return "用了原地运算(名字以 _ 结尾的,如 add_):反向传播还要用原来的数,请写成 x = x + … 这样的新变量。"
     where = student_line(error, path)
     name = type(error).__name__
     if where is None:
