@@ -231,7 +231,9 @@ def test_long_output_is_cut_and_marked(tmp_path, monkeypatch, capsys):
 
 
 def test_endless_loop_is_stopped_and_its_line_told(tmp_path):
-    path = planted(tmp_path, "ex6_rollout", [("    row = matrix[:, 0, 1:]\n", "    while True:\n        pass\n")])
+    directory = tmp_path / "我的 作业"
+    directory.mkdir()
+    path = planted(directory, "ex6_rollout", [("    row = matrix[:, 0, 1:]\n", "    while True:\n        pass\n")])
     line = 1 + path.read_text(encoding="utf-8").splitlines().index("    while True:")
     started = time.monotonic()
     results, _ = worker.grade_in_subprocess(6, path, seconds=3)

@@ -60,12 +60,12 @@ def build(layer_class, image_size, patch_size, in_channels, embed_dim):
             f"应恰好有一个线性映射(卷积或 Linear),找到 {len(groups)} 个:{'、'.join(groups) or '没有'}。", ["roles"]
         )
     weight, bias = next(iter(groups.values()))
-    shapes = ([embed_dim, in_channels, patch_size, patch_size], [in_channels * patch_size**2, embed_dim])
-    if list(weight.shape) not in shapes:
-        raise Wrong(f"权重的形状应为 {shapes[0]}(卷积)或 {shapes[1]}(Linear),得到 {list(weight.shape)}。", ["roles"])
+    conv, flat = [embed_dim, in_channels, patch_size, patch_size], in_channels * patch_size**2
+    if list(weight.shape) not in (conv, [flat, embed_dim], [embed_dim, flat, 1, 1]):  # 最后一种是先切块再 1 x 1 卷积
+        found = list(weight.shape)
+        raise Wrong(f"权重的形状应为 {conv}(卷积)或 {[flat, embed_dim]}(Linear),得到 {found}。", ["roles"])
     kernel = weight.numpy().astype("float64")
-    if weight.ndim == 2:
-        kernel = kernel.T.reshape(shapes[0])
+    kernel = (kernel.T if weight.ndim == 2 else kernel).reshape(conv)
     return layer, kernel, 0.0 if bias is None else bias.numpy().astype("float64")
 
 

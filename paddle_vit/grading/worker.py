@@ -43,7 +43,7 @@ def grade_in_subprocess(number, path, seconds=60):
             **os.environ,
             "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
             "PYTHONIOENCODING": "utf-8:replace",
-            "GLOG_minloglevel": "1",  # Paddle 的 C++ 部分打印的 oneDNN 版本号
+            "GLOG_minloglevel": "2",  # 不要 Paddle 的 C++ 部分打印的 oneDNN 版本号之类
         }
         printed, status = run(command, environment, seconds + LOADING_SECONDS)
         lines = report.read_text(encoding="utf-8").splitlines() if report.exists() else []
@@ -84,8 +84,8 @@ def describe_end(stack, path, status, seconds):
     """进程没有交出结果的原因;stack 是超时那一刻的调用栈,最内层在前。"""
     if not stack:
         return f"判卷的进程意外结束(状态 {status}):代码里可能有 os._exit、极深的递归,或用光了内存。"
-    name = re.escape(str(Path(path).resolve()))
-    inside = re.search(rf'File "{name}", line (\d+)', stack)
+    name = str(Path(path).resolve()).encode("ascii", "backslashreplace").decode()  # faulthandler 这样写中文的路径
+    inside = re.search(rf'File "{re.escape(name)}", line (\d+)', stack)
     place = f",停在第 {inside[1]} 行" if inside else ""
     return f"超过 {seconds} 秒还没有算完{place}:多半是死循环,请检查循环的条件。"
 
