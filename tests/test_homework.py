@@ -155,8 +155,9 @@ def test_start_says_into_when_it_cannot_remember(tmp_path, monkeypatch, capsys):
 # ---- counting ----
 
 
-def test_hint_comes_with_the_second_failure_and_tries_are_counted(verdicts, capsys):
-    folder.start("6")
+def test_hint_comes_with_the_second_failure_and_tries_are_counted(tmp_path, verdicts, capsys):
+    folder.start("6", "my")
+    (tmp_path / "my" / "ex6_rollout.py").write_text("# begun\n")
     set_passed(verdicts, 1)
     hints = []
     for _ in range(3):
@@ -172,13 +173,16 @@ def test_hint_comes_with_the_second_failure_and_tries_are_counted(verdicts, caps
 
 
 def test_status_tells_what_was_not_graded_or_changed_since(tmp_path, verdicts, capsys):
-    folder.start("6", "my")
+    folder.start("all", "my")
+    mine = tmp_path / "my" / "ex6_rollout.py"
+    folder.status()
+    assert capsys.readouterr().out.count("未开始") == 10
+    mine.write_text("# begun\n")
     folder.status()
     assert "6 进行中(还没有判过)" in capsys.readouterr().out
     set_passed(verdicts, 3)
     folder.check("6")
-    with open(tmp_path / "my" / "ex6_rollout.py", "a") as file:
-        file.write("# more\n")
+    mine.write_text("# more\n")
     folder.status()
     assert "6 完成(判过 1 次,之后改过)" in capsys.readouterr().out
 

@@ -209,8 +209,9 @@ def status(into=None):
 
 
 def progress(path, record):
-    """一份作业的进度:未开始、进行中或完成。"""
-    if not path.exists():
+    """一份作业的进度:未开始(没有文件,或还是模板的原样)、进行中或完成。"""
+    template = TEMPLATES / path.name
+    if not path.exists() or (template.exists() and path.read_bytes() == template.read_bytes()):
         return "未开始"
     if record is None:
         return "进行中(还没有判过)"
