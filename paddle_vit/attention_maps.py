@@ -18,13 +18,16 @@ __all__ = [
     "distance_figure",
     "filters_figure",
     "gradient_rollout",
+    "head_overlays",
     "heads_figure",
     "maps_figure",
     "overlay",
     "position_figure",
     "position_similarity",
+    "position_table",
     "record_attention",
     "rollout",
+    "side_by_side",
     "token_map",
 ]
 
@@ -107,7 +110,7 @@ def attention_weights(model, images):
 # ---- 从权重到图 ----
 
 
-def rollout(weights):
+def rollout(weights, residual=0.5):
     """注意力展开(attention rollout):把各层的注意力连乘起来,近似每个输出 token 用了多少每个输入图块。
 
     每层先对头取平均,再与残差连接各占一半,A = 0.5 A + 0.5 I;结果是 A_L ... A_2 A_1,每行之和为 1。
@@ -115,6 +118,7 @@ def rollout(weights):
 
     Args:
         weights (ndarray): [L, B, h, N, N]。
+        residual (float): 残差连接占的份额,0–1;论文用 0.5。
 
     Returns:
         ndarray: [B, N, N],行是输出 token,列是输入 token。
@@ -122,7 +126,7 @@ def rollout(weights):
     identity = np.eye(weights.shape[-1], dtype="float32")
     result = identity
     for layer in weights.mean(axis=2):  # 对头平均,[B, N, N]
-        result = (0.5 * layer + 0.5 * identity) @ result
+        result = ((1 - residual) * layer + residual * identity) @ result
     return result
 
 
@@ -247,6 +251,12 @@ def _stretch(maps):
     return (maps - low) / np.maximum(high - low, 1e-12)
 
 
+def _enlarge(images, min_side):
+    """小图像按整数倍放大到边长不小于 min_side 像素。"""
+    factor = max(1, -(-min_side // min(images.shape[1:3])))
+    return images.repeat(factor, axis=1).repeat(factor, axis=2)  # [B, H', W', C]
+
+
 def overlay(images, maps, query=None, min_side=64):
     """把图块网格上的图盖在图像上:亮黄最大,暗紫最小,每张各自拉伸。
 
@@ -262,8 +272,7 @@ def overlay(images, maps, query=None, min_side=64):
     from matplotlib import colormaps
 
     rows, columns = maps.shape[1:]
-    factor = max(1, -(-min_side // min(images.shape[1:3])))
-    images = images.repeat(factor, axis=1).repeat(factor, axis=2).mean(axis=-1, keepdims=True)  # [B, H', W', 1]
+    images = _enlarge(images, min_side).mean(axis=-1, keepdims=True)  # 灰度,[B, H', W', 1]
     height, width = images.shape[1] // rows, images.shape[2] // columns  # 一个图块,像素
     heat = colormaps["plasma"](_stretch(maps))[..., :3] * 255  # [B, 行数, 列数, 3]
     heat = heat.repeat(height, axis=1).repeat(width, axis=2)  # [B, H', W', 3]
@@ -276,6 +285,22 @@ def overlay(images, maps, query=None, min_side=64):
         box[:] = (0, 255, 0)
         box[:, edge:-edge, edge:-edge] = inside
     return mixed.astype("uint8")
+
+
+def side_by_side(images, *maps, min_side=64):
+    """每张图像和盖上各张图的样子排在一起:原图、第一种、第二种……,再下一张图像。
+
+    Args:
+        images (ndarray): uint8,[B, H, W, C]。
+        *maps (ndarray): 每种 [B, 行数, 列数]。
+        min_side (int): 小图像按整数倍放大到不小于这么多像素。
+
+    Returns:
+        ndarray: uint8,[B * (1 + 种数), H', W', 3]。
+    """
+    layers = [overlay(images, layer, min_side=min_side) for layer in maps]
+    original = np.broadcast_to(_enlarge(images, min_side), layers[0].shape)
+    return np.stack([original, *layers], axis=1).reshape(-1, *layers[0].shape[1:])  # [B * (1 + 种数), H', W', 3]
 
 
 def _mosaic(axes, cells, columns, row_names, column_names, style):
@@ -341,11 +366,7 @@ def maps_figure(images, maps, captions, title="模型看图像的哪里"):
     B, columns = len(images), 1 + len(maps)
     figure, font = figure_and_font(1.5 * columns + 2, 1.4 * B * images.shape[1] / images.shape[2] + 0.9)
     style = text_style(font)
-    layers = [overlay(images, layer) for layer in maps.values()]  # 每种 [B, H', W', 3]
-    factor = layers[0].shape[1] // images.shape[1]
-    original = images.repeat(factor, axis=1).repeat(factor, axis=2)
-    original = np.broadcast_to(original, layers[0].shape)
-    cells = np.stack([original, *layers], axis=1).reshape(-1, *original.shape[1:])  # [B * 列数, H', W', 3]
+    cells = side_by_side(images, *maps.values())  # [B * columns, H', W', 3]
     names = ["图像", *maps] if font else ["image", *(f"map {i + 1}" for i in range(len(maps)))]
     captions = captions if font else [text if text.isascii() else str(i) for i, text in enumerate(captions)]
     axes = figure.subplots()
