@@ -74,18 +74,32 @@ def record_attention(model):
 
 @contextlib.contextmanager
 def _evaluating(model):
-    """在 with 里模型处于评估状态,参数不求梯度;离开时一切还原。"""
+    """在 with 里模型处于评估状态;离开时各层还原。"""
     modes = [(layer, layer.training) for layer in model.sublayers(include_self=True)]
-    parameters = [(parameter, parameter.stop_gradient) for parameter in model.parameters()]
     model.eval()
-    for parameter, _ in parameters:
-        parameter.stop_gradient = True
     try:
         yield
     finally:
         for layer, training in modes:
             layer.training = training
-        for parameter, stop_gradient in parameters:
+
+
+@contextlib.contextmanager
+def _borrowed_gradients(model):
+    """在 with 里所有参数都求梯度;离开时梯度和冻结与否还原。
+
+    冻结着不行:Paddle 3.3.1 在 CPU 上,LayerNorm 的 weight 不求梯度时,对输入的梯度也会漏乘 weight。
+    """
+    saved = [(p, p.stop_gradient, None if p.grad is None else p.grad.clone()) for p in model.parameters()]
+    for parameter, _, _ in saved:
+        parameter.stop_gradient = False
+    try:
+        yield
+    finally:
+        for parameter, stop_gradient, grad in saved:
+            parameter.clear_gradient(set_to_zero=False)
+            if grad is not None:
+                parameter.grad = grad
             parameter.stop_gradient = stop_gradient
 
 
@@ -147,10 +161,8 @@ def gradient_rollout(model, images, class_index=None):
     Raises:
         UserError: 模型里没有 ``Attention``、没有这一类,或图像的形状与模型不符。
     """
-    images = paddle.to_tensor(images).detach()
-    images.stop_gradient = False  # 参数都不求梯度,计算图从图像开始
-    with _evaluating(model), paddle.enable_grad(), record_attention(model) as weights:
-        logits = model(images)  # [B, K]
+    with _evaluating(model), _borrowed_gradients(model), paddle.enable_grad(), record_attention(model) as weights:
+        logits = model(paddle.to_tensor(images))  # [B, K]
         classes = logits.numpy().argmax(axis=1) if class_index is None else np.asarray(class_index)
         B, K = logits.shape
         if (classes < 0).any() or (classes >= K).any():

@@ -106,7 +106,8 @@ def pictures_to_show(loaded, patterns, sample, invert=False, data_dir=None):
         if invert:
             images = [ImageOps.invert(image) for image in images]
         images = [np.asarray(resize_and_center_crop(image, info.image_size)) for image in images]  # [H, W(, C)]
-        return Pictures([path.stem for path in paths], np.stack(images).reshape(*images[0].shape[:2], -1))
+        images = np.stack(images).reshape(count, info.image_size, info.image_size, -1)  # [B, H, W, C]
+        return Pictures([path.stem for path in paths], images)
     part = load_run_data(loaded, data_dir).val
     indices = varied_indices(part.labels, count)
     (images,) = part.fetch([(indices, None)])  # [B, H, W, C]
