@@ -161,7 +161,7 @@ def test_a_class_token_without_positions_and_own_pictures(picture_folder, tmp_pa
     moved = picture_folder.rename(tmp_path / "moved")
     with pytest.raises(UserError, match="pictures"):
         pictures_to_show(loaded, [], 1)
-    assert pictures_to_show(loaded, [], 1, data_dir=moved).images.shape == (1, 16, 16, 3)
+    assert pictures_to_show(loaded, [], 1, data_dir=str(moved)).images.shape == (1, 16, 16, 3)
 
 
 @pytest.mark.slow
