@@ -213,14 +213,16 @@ def figure_ratio(maps, masks):
 
     Args:
         maps (ndarray): [B, 行数, 列数],不小于 0。
-        masks (ndarray): [B, 行数, 列数],图块里图形所占的比例,0–1。
+        masks (ndarray): [B, 行数, 列数],图块算作图形的份额,0–1(布尔值也可以)。
 
     Returns:
-        ndarray: [B]。
+        ndarray: [B];没有图形或没有背景的图像是 NaN。
     """
-    figure = (maps * masks).sum(axis=(1, 2)) / masks.sum(axis=(1, 2))
-    background = (maps * (1 - masks)).sum(axis=(1, 2)) / (1 - masks).sum(axis=(1, 2))
-    return figure / background
+    figure_area, background_area = masks.sum(axis=(1, 2)), (1 - masks).sum(axis=(1, 2))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        figure = (maps * masks).sum(axis=(1, 2)) / figure_area
+        ratio = figure / ((maps * (1 - masks)).sum(axis=(1, 2)) / background_area)
+    return np.where((figure_area > 0) & (background_area > 0), ratio, np.nan)
 
 
 def _part_maps(model, part, info, batch_size=64):
@@ -242,8 +244,9 @@ def _part_maps(model, part, info, batch_size=64):
 
 
 def measure_figure_share(loaded, part):
-    """量注意力落在图形上还是背景上,与两个对照比较,再按类别分开看,得到两张表。
+    """量注意力落在图形上还是背景上,与两个对照比较。
 
+    图形的图块是含有图形像素的图块,背景的图块里一个也没有;「按像素」一列则按图块里图形的面积分摊。
     对照一:把图形的位置换成另一张图像的。比值不变,说明模型看的是「图形常在的地方」,而不是这张图像里的图形。
     对照二:同样的设置和种子,没有训练过的模型。
 
@@ -252,29 +255,54 @@ def measure_figure_share(loaded, part):
         part (ArrayPart): 一部分数据。
 
     Returns:
-        tuple[list[list[str]], list[list[str]]]: 总表和各类的表,第一行是表头;比值是各张图像的平均,
-        ± 后是 95 % 置信区间的一半。
+        list[list[list[str]]]: 三张表,第一行是表头:各种图的比值(各张图像的平均,± 后是 95 % 置信区间的一半)、
+        各种图块的 rollout 权重(1 是所有图块的平均)、各类的比值。
 
     Raises:
         UserError: 数据集的图形不一定比背景亮。
     """
     if loaded.info.name not in DARK_BACKGROUND:
         raise UserError(f"--measure 只能用于黑底的数据集({'、'.join(DARK_BACKGROUND)}):{loaded.info.name} 分不出图形。")
-    maps, masks = _part_maps(loaded.model, part, loaded.info)
+    maps, shares = _part_maps(loaded.model, part, loaded.info)
     seed_everything(loaded.config.seed)
     untrained, _ = _part_maps(build_model(loaded.config, loaded.info), part, loaded.info)
-    others = np.random.default_rng(0).permutation(len(masks))
-    table = [["注意力图", "图形/背景", "比值大于 1 的图像", "错配图形", "未训练"]]
+    others = np.random.default_rng(0).permutation(len(shares))
+    masks = (shares > 0).astype("float32")
+    table = [["注意力图", "图形/背景", "比值大于 1 的图像", "错配图形", "未训练", "按像素"]]
     classes = [["类别", *maps], *([name] for name in loaded.info.classes)]
     for name in maps:
         ratios = figure_ratio(maps[name], masks)
-        controls = figure_ratio(maps[name], masks[others]), figure_ratio(untrained[name], masks)
-        means = [_mean_with_interval(values) for values in (ratios, *controls)]
-        table.append([name, means[0], f"{(ratios > 1).mean():.1%}", *means[1:]])
+        others_ratios = figure_ratio(maps[name], masks[others])
+        rest = [others_ratios, figure_ratio(untrained[name], masks), figure_ratio(maps[name], shares)]
+        above = f"{(ratios > 1).sum() / max((~np.isnan(ratios)).sum(), 1):.1%}"
+        table.append([name, _mean_with_interval(ratios), above, *map(_mean_with_interval, rest)])
         for label, row in enumerate(classes[1:]):
-            row.append(f"{ratios[part.labels == label].mean():.2f}")
-    return table, classes
+            row.append(_mean(ratios[part.labels == label]))
+    return [table, _weight_by_share(maps["rollout"], shares, others), classes]
+
+
+def _weight_by_share(maps, shares, others):
+    """图块里图形占多少 -> 平均的注意力(1 是所有图块的平均),和错配图形时的。"""
+    maps = maps / maps.mean(axis=(1, 2), keepdims=True)
+    kinds = {
+        "没有图形": shares == 0,
+        "一半以下": (shares > 0) & (shares <= 0.5),
+        "一半以上": (shares > 0.5) & (shares < 1),
+        "全是图形": shares == 1,
+    }
+    table = [["图块", "占图块的", "rollout", "错配图形"]]
+    for name, chosen in kinds.items():
+        table.append([name, f"{chosen.mean():.0%}", _mean(maps[chosen]), _mean(maps[chosen[others]])])
+    return table
+
+
+def _mean(values):
+    values = values[~np.isnan(values)]
+    return f"{values.mean():.2f}" if len(values) else "—"
 
 
 def _mean_with_interval(values):
+    values = values[~np.isnan(values)]
+    if len(values) < 2:
+        return "—"
     return f"{values.mean():.3f} ± {1.96 * values.std(ddof=1) / len(values) ** 0.5:.3f}"

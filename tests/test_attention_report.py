@@ -20,7 +20,7 @@ from paddle_vit.attention_report import (
 )
 from paddle_vit.config import make_config, result_settings
 from paddle_vit.data import load_data, normalize, varied_indices
-from paddle_vit.runs import load_run
+from paddle_vit.runs import LoadedRun, build_model, load_run
 
 rng = np.random.default_rng(0)
 
@@ -52,6 +52,7 @@ def test_figure_ratio_closed_forms():
     whole = np.zeros((1, 2, 2))
     whole[0, 0] = 1
     np.testing.assert_allclose(figure_ratio(3 * whole + (1 - whole), whole), 3)
+    assert np.isnan(figure_ratio(np.ones((2, 2, 2)), np.stack([np.zeros((2, 2)), np.ones((2, 2))]))).all()
     maps, half = np.array([[[4.0, 1.0]]]), np.array([[[0.5, 0.0]]])  # 图形 4,背景 (0.5 * 4 + 1) / 1.5 = 2
     np.testing.assert_allclose(figure_ratio(maps, half), 2)
 
@@ -63,25 +64,38 @@ def test_varied_indices_take_turns():
     assert len(varied_indices(labels, 0)) == 0
 
 
-def test_measure_equals_a_plain_computation(tiny_run):
-    loaded = load_run(tiny_run)
-    part = load_data(loaded.config).val
-    table, classes = measure_figure_share(loaded, part)
-    ratios = []
+def test_measure_equals_a_plain_computation():
+    options = dict(patch_size=2, embed_dim=8, depth=2, num_heads=2, position_embedding="learnable", position_std=2)
+    config = make_config(options)
+    data = load_data(config)
+    part, model = data.val, build_model(config, data.info)
+    model.eval()
+    loaded = LoadedRun(None, config, data.info, model)
+    table, by_share, classes = measure_figure_share(loaded, part)
+    ratios, pixel_ratios, weights, shares = [], [], [], []
     for image in part.images:
         inputs = normalize(image[None], loaded.info.mean, loaded.info.std)
-        weight = token_map(rollout(attention_weights(loaded.model, inputs)), loaded.model)[0]  # [2, 2]
+        weight = token_map(rollout(attention_weights(loaded.model, inputs)), loaded.model)[0]  # [4, 4]
         figure = image[..., 0] > otsu_threshold(image)
-        per_pixel = weight.repeat(4, axis=0).repeat(4, axis=1)
-        ratios.append(per_pixel[figure].mean() / per_pixel[~figure].mean())
+        per_pixel = weight.repeat(2, axis=0).repeat(2, axis=1)
+        pixel_ratios.append(per_pixel[figure].mean() / per_pixel[~figure].mean())
+        share = figure.reshape(4, 2, 4, 2).mean(axis=(1, 3))
+        ratios.append(weight[share > 0].mean() / weight[share == 0].mean())
+        weights.append(weight / weight.mean())
+        shares.append(share)
     ratios = np.array(ratios)
     mean, interval = (float(text) for text in table[1][1].split(" ± "))
     assert table[1][0] == "rollout" and abs(mean - ratios.mean()) < 1e-3
-    assert abs(interval - 1.96 * ratios.std() / np.sqrt(142)) < 1e-3
-    assert abs(float(table[1][2].rstrip("%")) / 100 - (ratios > 1).mean()) < 0.03  # 几张的比值几乎就是 1
+    assert abs(interval - 1.96 * ratios.std(ddof=1) / np.sqrt(len(ratios))) < 1e-3
+    assert abs(float(table[1][2].rstrip("%")) / 100 - (ratios > 1).mean()) < 1e-3
+    assert abs(float(table[1][5].split()[0]) - np.mean(pixel_ratios)) < 1e-3
+    weights, shares = np.array(weights), np.array(shares)
+    below_half = (shares > 0) & (shares <= 0.5)
+    assert by_share[2][:2] == ["一半以下", f"{below_half.mean():.0%}"]
+    assert abs(float(by_share[2][2]) - weights[below_half].mean()) < 0.01
     assert classes[0][:2] == ["类别", "rollout"] and classes[8][0] == "7"
     assert abs(float(classes[8][1]) - ratios[part.labels == 7].mean()) < 0.01
-    assert {len(row) for row in table} == {5} and len(classes) == 11
+    assert {len(row) for row in table} == {6} and {len(row) for row in classes} == {5} and len(classes) == 11
 
 
 def test_attention_does_not_change_the_training(tiny_run, tmp_path):
@@ -169,7 +183,7 @@ def test_the_default_run_looks_at_the_digits(tmp_path):
     """默认的训练:rollout 在图形上的权重明显比背景多,也比没训练过的模型多。"""
     run_script("train", "--output", tmp_path / "run", check=0, timeout=900)
     loaded = load_run(tmp_path / "run")
-    table, _ = measure_figure_share(loaded, load_data(loaded.config).test)
+    table, *_ = measure_figure_share(loaded, load_data(loaded.config).test)
     print(table)
     trained, untrained = (float(table[1][column].split()[0]) for column in (1, 4))
     assert trained > 1.1 and trained > untrained + 0.05
