@@ -1,4 +1,4 @@
-"""看见注意力:记录注意力权重,算 rollout、梯度加权和注意力距离,画成图。课程第 6 课。
+"""看见注意力:记录注意力权重,算 rollout、梯度加权和注意力距离,画成图。
 
 数组都是 NumPy float32。除了通用的字母,L 是层数;``pool='cls'`` 的模型里 N 含 class token(第 0 个)。
 """
@@ -215,7 +215,7 @@ def token_map(matrix, model, query=None):
 def attention_distance(weights, model):
     """平均注意力距离(mean attention distance):各头平均看多远,类似卷积的感受野。
 
-    图块中心之间的距离按注意力加权平均;不算 class token,其余的列重新归一化。来源:ViT 论文图 11(右为图 7)。
+    图块中心之间的距离按注意力加权平均;不算 class token,其余的列重新归一化。来源:ViT 论文图 7(右)。
 
     Args:
         weights (ndarray): [L, B, h, N, N]。
