@@ -36,3 +36,20 @@ def test_program_errors_keep_their_traceback(error):
 
     with pytest.raises(type(error)):
         cli.run(main)
+
+
+def test_pair_of_numbers_and_options_between_positionals():
+    parser = cli.ArgumentParser("")
+    parser.add_argument("run")
+    parser.add_argument("images", nargs="*")
+    parser.add_argument("--query", type=cli.pair_of_numbers)
+    for text in ("1,2", "1, 2", "1\uff0c2"):
+        args = parser.parse_args(["run", "--query", text, "a.png"])
+        assert (args.run, args.images, args.query) == ("run", ["a.png"], (1, 2))
+    for text in ("1", "1,2,3", "a,b", "1.5,2"):
+        with pytest.raises(UserError, match=r"--query.*1,2"):
+            parser.parse_args(["run", "--query", text])
+    with pytest.raises(UserError, match="run"):
+        parser.parse_args([])
+    with pytest.raises(UserError, match=r"--queri.*--query"):
+        parser.parse_args(["run", "--queri", "1,2"])

@@ -110,7 +110,8 @@ def test_a_runs_records(tiny_run):
     scalars = "loss/train loss/val loss/train_step top1/train top1/val optimizer/lr optimizer/grad_norm "
     scalars += "speed/images_per_second speed/data_wait result/test_top1"
     assert set(scalars.split()) <= set(tags["scalar"])
-    assert {"train/images", "val/confusion", "val/mistakes", "test/confusion", "test/mistakes"} <= set(tags["image"])
+    images = "train/images val/confusion val/mistakes test/confusion test/mistakes attention/heads attention/rollout"
+    assert set(images.split()) <= set(tags["image"])
     assert "weights/head.weight" in tags["histogram"]
     assert tags["hyper_parameters"]
     names = {path.name for path in tiny_run.iterdir()}

@@ -287,7 +287,7 @@ def test_own_pictures_from_training_to_prediction(picture_folder, tmp_path):
     assert "3 张" in run_script("evaluate", run, "--data-dir", moved, check=0).stdout
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "predict", "board"])
+@pytest.mark.parametrize("name", ["train", "evaluate", "predict", "show_attention", "board"])
 def test_help_is_chinese(name):
     text = run_script(name, "--help", check=0).stdout
     assert "用法:" in text and "选项" in text
