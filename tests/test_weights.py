@@ -241,7 +241,7 @@ def test_resume(tiny_run, tmp_path):
 
 
 def test_init_from_and_resume_conflict(tiny_run):
-    with pytest.raises(UserError, match="--init-from .*请去掉 --init-from"):
+    with pytest.raises(UserError, match=r"--init-from .*请去掉 --init-from"):
         parse_config(["--resume", str(tiny_run), "--init-from", str(tiny_run)])
 
 
