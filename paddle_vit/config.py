@@ -68,8 +68,9 @@ class Config:
     pool: Optional[Literal["avg", "cls"]] = Field(
         None, description=f"汇聚方式:avg 平均所有图块,cls 用 class token;{_MODEL_DECIDES}"
     )
-    position_embedding: Optional[Literal["none", "learnable", "sincos"]] = Field(
-        None, description=f"位置编码;{_MODEL_DECIDES}"
+    position_embedding: Optional[Literal["none", "learnable", "sincos", "sincos1d"]] = Field(
+        None,
+        description=f"位置编码:none 没有,learnable 可学习,sincos 二维正弦余弦,sincos1d 一维正弦余弦;{_MODEL_DECIDES}",
     )
     position_std: Optional[float] = Field(None, gt=0, description=f"可学习的位置编码初值的标准差;{_MODEL_DECIDES}")
     head: Optional[Literal["linear", "mlp"]] = Field(
