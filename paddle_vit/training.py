@@ -13,7 +13,7 @@ import paddle
 import paddle.nn.functional as F
 
 from .checkpoint import atomic_write, load_weights_into, read_state, save_weights, write_state
-from .config import result_settings
+from .config import Config, result_settings
 from .data import evaluation_batches, step_size, training_batches
 from .errors import UserError
 from .processes import all_reduce, meet, share_weights, sum_gradients, sum_over_processes
@@ -413,11 +413,12 @@ class _Trainer:
             return None
         tensors, metadata = read_state(path)
         now = result_settings(self.config)
-        changed = [name for name in now if now[name] != metadata["config"].get(name)]
+        before = {**result_settings(Config()), **metadata["config"]}  # 旧版存的检查点里没有新添的设置
+        changed = [name for name in now if now[name] != before[name]]
         if changed:
             name = changed[0]
             raise UserError(
-                f"config.yaml 里的 {name} 是 {now[name]},检查点里是 {metadata['config'].get(name)}:"
+                f"config.yaml 里的 {name} 是 {now[name]},检查点里是 {before[name]}:"
                 "续训要沿用原来的设置,请改回来,或用 --output 开一个新的运行。"
             )
         parts = {"model": {}, "ema": {}, "optimizer": {}}
