@@ -25,6 +25,11 @@ def _is_training(*parameters):
     return paddle.is_grad_enabled() and not any(p.stop_gradient for p in parameters)
 
 
+def _needs_gradient(*tensors):
+    """是否至少要为其中一个求梯度。"""
+    return paddle.is_grad_enabled() and not all(x.stop_gradient for x in tensors)
+
+
 def _linear_on_cpu(x, weight, bias):
     """``addmm`` 在矩阵乘里顺便加上偏置;``F.linear`` 先乘后加,加法的时间是乘法的一半。"""
     x_2d = x.reshape([-1, x.shape[-1]])  # [M, D_in],M = B * N
@@ -78,32 +83,38 @@ class _LayerNormOnCPU(PyLayer):
     @staticmethod
     def forward(ctx, x, weight, bias, epsilon):
         ctx.save_for_backward(x, weight)
-        ctx.epsilon = epsilon
+        ctx.epsilon, ctx.needed = epsilon, [not tensor.stop_gradient for tensor in (x, weight, bias)]
         return F.layer_norm(x, x.shape[-1:], weight, bias, epsilon)
 
     @staticmethod
     def backward(ctx, grad_output):
         x, weight = ctx.saved_tensor()
-        shape, D, is_constant = x.shape, x.shape[-1], x.stop_gradient
+        shape, D = x.shape, x.shape[-1]
+        needs_x, needs_weight, needs_bias = ctx.needed
         x, grad = x.reshape([-1, D]), grad_output.reshape([-1, D])  # [M, D],M = B * N
         average, spread = paddle.full([D, 1], 1 / D), paddle.ones([1, D])
-        weighted_average = weight.unsqueeze(1) / D  # [D, 1]
         c = x - paddle.matmul(paddle.matmul(x, average), spread)  # [M, D]
         r = paddle.rsqrt(paddle.matmul(c * c, average) + ctx.epsilon)  # [M, 1]
         grad_c = grad * c  # [M, D]
-        grad_weight = paddle.matmul(r, grad_c, transpose_x=True).squeeze(0)  # [D]
-        grad_bias = paddle.matmul(paddle.ones([1, x.shape[0]]), grad).squeeze(0)  # [D]
-        if is_constant:  # 前面的层都冻结了
-            return None, grad_weight, grad_bias
-        mean_g = paddle.matmul(grad, weighted_average)  # [M, 1]
-        mean_gc = paddle.matmul(grad_c, weighted_average)  # [M, 1]
-        grad_x = grad * paddle.matmul(r, weight.unsqueeze(0))  # r * g
-        grad_x = grad_x - paddle.matmul(r * mean_g, spread) - c * paddle.matmul(r**3 * mean_gc, spread)
-        return grad_x.reshape(shape), grad_weight, grad_bias
+        grad_x = grad_weight = grad_bias = None
+        if needs_x:
+            weighted_average = weight.unsqueeze(1) / D  # [D, 1]
+            mean_g = paddle.matmul(grad, weighted_average)  # [M, 1]
+            mean_gc = paddle.matmul(grad_c, weighted_average)  # [M, 1]
+            grad_x = grad * paddle.matmul(r, weight.unsqueeze(0))  # r * g
+            grad_x = grad_x - paddle.matmul(r * mean_g, spread) - c * paddle.matmul(r**3 * mean_gc, spread)
+            grad_x = grad_x.reshape(shape)
+        if needs_weight:
+            grad_weight = paddle.matmul(r, grad_c, transpose_x=True).squeeze(0)  # [D]
+        if needs_bias:
+            grad_bias = paddle.matmul(paddle.ones([1, x.shape[0]]), grad).squeeze(0)  # [D]
+        return grad_x, grad_weight, grad_bias
 
 
 def layer_norm(x, weight, bias, epsilon=1e-5):
-    """沿最后一轴的层归一化,与 ``paddle.nn.functional.layer_norm`` 数值和梯度都相同。
+    """沿最后一轴的层归一化,数值与 ``paddle.nn.functional.layer_norm`` 相同。
+
+    梯度也相同,只有一处例外:weight 冻结时,Paddle 3.3 在 CPU 上求 dX 漏乘了 weight,这里是对的。
 
     Args:
         x (Tensor): [..., D]。
@@ -113,7 +124,7 @@ def layer_norm(x, weight, bias, epsilon=1e-5):
     Returns:
         Tensor: [..., D]。
     """
-    if _is_eager_cpu(x, weight) and _is_training(weight, bias):
+    if _is_eager_cpu(x, weight) and _needs_gradient(x, weight, bias):
         return _LayerNormOnCPU.apply(x, weight, bias, epsilon)
     return F.layer_norm(x, x.shape[-1:], weight, bias, epsilon)
 

@@ -60,6 +60,29 @@ def test_layer_norm_gives_no_gradient_to_a_fixed_input():
     np.testing.assert_allclose(bias.grad.numpy(), 5, rtol=1e-6)
 
 
+@pytest.mark.parametrize("frozen", ["weight", "bias", "weight bias"])
+def test_layer_norm_carries_the_right_gradient_through_frozen_parameters(frozen):
+    rng = np.random.default_rng(1)
+    arrays = {name: rng.standard_normal(shape) for name, shape in [("x", (5, 6)), ("weight", 6), ("bias", 6)]}
+    upstream = rng.standard_normal((5, 6))
+
+    def loss(x, weight, bias):
+        centred = x - x.mean(-1, keepdims=True)
+        return ((centred / np.sqrt(x.var(-1, keepdims=True) + 1e-5) * weight + bias) * upstream).sum()
+
+    tensors = {name: paddle.to_tensor(a, "float32", stop_gradient=name in frozen) for name, a in arrays.items()}
+    (functional.layer_norm(**tensors) * paddle.to_tensor(upstream, "float32")).sum().backward()
+    for name, tensor in tensors.items():
+        if name in frozen:
+            assert tensor.grad is None
+            continue
+        for index in np.ndindex(*tensor.shape):  # 中心差商(central difference)
+            step = np.zeros(tensor.shape)
+            step[index] = 1e-6
+            slope = loss(**{**arrays, name: arrays[name] + step}) - loss(**{**arrays, name: arrays[name] - step})
+            np.testing.assert_allclose(tensor.grad.numpy()[index], slope / 2e-6, rtol=1e-3, atol=1e-4)
+
+
 def test_layer_norm_uses_its_epsilon():
     x, weight, bias = np.full((2, 4), 5.0) + np.eye(2, 4) * 1e-1, np.ones(4), np.zeros(4)
     ours = gradients(lambda *a: functional.layer_norm(*a, epsilon=1e-3), x, weight, bias)
