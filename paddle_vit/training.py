@@ -240,17 +240,18 @@ class _Step:
 
 
 def choose_trained(model, train_only):
-    """选出要训练的参数,其余冻结:不求梯度,优化器也不动它们。
+    """选出要训练的参数,其余冻结:不求梯度,优化器也不动它们;调用者自己冻结的照旧。
 
     Args:
         model (ViT): 模型。
-        train_only (str): ``'all'`` 全部;``'head'`` 只有分类头。
+        train_only (str): ``'all'`` 全部没有冻结的;``'head'`` 只有分类头。
 
     Returns:
         list[Parameter]: 要训练的参数。
     """
     for name, parameter in model.named_parameters():
-        parameter.stop_gradient = train_only == "head" and not name.startswith("head.")
+        if train_only == "head" and not name.startswith("head."):
+            parameter.stop_gradient = True
     return [parameter for parameter in model.parameters() if not parameter.stop_gradient]
 
 
