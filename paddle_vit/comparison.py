@@ -206,9 +206,11 @@ def _row(variant, directories):
 
 
 def _verdict(row, base):
-    """与基准相比:两边各个种子的范围不重叠,才说高或低。"""
+    """与基准相比:两边各个种子的范围不重叠,才说高或低;只有一个种子时看不出。"""
     if row["is_base"]:
         return "基准"
+    if len(row["val_top1"]) == 1:
+        return "看不出"
     if min(row["val_top1"]) > max(base["val_top1"]):
         return "高于基准"
     if max(row["val_top1"]) < min(base["val_top1"]):
@@ -245,11 +247,11 @@ def comparison_table(rows):
 def _note(rows):
     """怎样读这张表。"""
     n = len(rows[0]["val_top1"])
-    chance = min(1, 2 / math.comb(2 * n, n))
-    return (
-        f"每个变体 {n} 个种子。top-1 是最后一轮的;“最好一轮”是各次训练里最高的一轮,挑过,所以偏高。差的单位是百分点。"
-        f"范围与基准不重叠才算有差别:其实没有差别时,{n} 对 {n} 个种子也有 {chance:.0%} 的机会碰巧完全分开。"
-    )
+    chance = 2 / math.comb(2 * n, n)
+    text = f"每个变体 {n} 个种子。top-1 是最后一轮的;“最好一轮”是各次训练里最高的一轮,挑过,所以偏高。差的单位是百分点。"
+    if n == 1:
+        return text + "一个种子不知道波动有多大,看不出差别是不是碰巧。"
+    return f"{text}范围与基准不重叠才算有差别:其实没有差别时,{n} 对 {n} 个种子也有 {chance:.0%} 的机会碰巧完全分开。"
 
 
 def comparison_figure(rows):
@@ -267,7 +269,13 @@ def comparison_figure(rows):
     base = _base_of(rows)
     band = [100 * value for value in (min(base["val_top1"]), max(base["val_top1"]))]
     panel.axvspan(*band, color="#8d99ae", alpha=0.25, linewidth=0)
-    colors = {"基准": "#333333", "波动之内": "#8d99ae", "高于基准": "#1d7874", "低于基准": "#d1495b"}
+    colors = {
+        "基准": "#333333",
+        "波动之内": "#8d99ae",
+        "看不出": "#8d99ae",
+        "高于基准": "#1d7874",
+        "低于基准": "#d1495b",
+    }
     for i, row in enumerate(rows):
         color = colors[_verdict(row, base)]
         values = [100 * value for value in row["val_top1"]]

@@ -88,6 +88,8 @@ def test_only_ranges_apart_are_called_different():
     verdicts = [line[header.index("判断")] for line in table]
     assert verdicts == ["基准", "高于基准", "波动之内", "低于基准"]
     assert table[1][1:4] == ["96.00%", "95.00%–97.00%", "+4.00"]
+    header, *table = comparison_table([{**row, "val_top1": row["val_top1"][:1]} for row in ROWS])
+    assert [line[header.index("判断")] for line in table] == ["基准", "看不出", "看不出", "看不出"]
 
 
 def test_the_figure_shows_every_seed():
