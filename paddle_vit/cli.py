@@ -8,7 +8,7 @@ import sys
 
 from .errors import UserError
 
-__all__ = ["ArgumentParser", "describe_os_error", "run"]
+__all__ = ["ArgumentParser", "describe_os_error", "pair_of_numbers", "run"]
 
 _ARGPARSE_MESSAGES = {  # argparse 自带的英文短语 -> 中文
     "expected one argument": "后面要跟一个值",
@@ -48,7 +48,7 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def parse_args(self, args=None, namespace=None):
         args = [_with_hyphens(arg) for arg in (sys.argv[1:] if args is None else args)]
-        namespace, unknown = self.parse_known_args(args, namespace)
+        namespace, unknown = self.parse_known_intermixed_args(args, namespace)  # 选项可以夹在图片中间
         if unknown:
             known = [option for action in self._actions for option in action.option_strings]
             close = difflib.get_close_matches(unknown[0].split("=")[0], known, n=1)
@@ -62,6 +62,15 @@ def _with_hyphens(arg):
         return arg
     name, equals, value = arg.partition("=")
     return name.replace("_", "-") + equals + value
+
+
+def pair_of_numbers(text):
+    """命令行上的 ``行,列`` -> (行, 列);供 ``add_argument(type=…)`` 用。"""
+    try:
+        row, column = text.replace("，", ",").split(",")
+        return int(row), int(column)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"应为 行,列 两个整数,如 1,2,得到 {text!r}") from None
 
 
 def describe_os_error(error, path):

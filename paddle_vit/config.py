@@ -23,7 +23,8 @@ __all__ = ["Config", "load_config", "make_config", "parse_config", "result_setti
 RECIPES = Path(__file__).parent / "recipes"
 # 只关系到在哪里跑、写到哪里的设置,不影响结果;续训时可以换其中的前几个
 RESUME_MAY_CHANGE = ("device", "threads", "processes", "workers", "data_dir")
-_NO_RESULT = (*RESUME_MAY_CHANGE, "precision", "output", "resume", "recipe", "log_every", "checkpoint_minutes")
+_NO_RESULT = (*RESUME_MAY_CHANGE, "precision", "output", "resume", "recipe", "log_every", "attention_images")
+_NO_RESULT += ("checkpoint_minutes",)
 # 定义模型形状的设置:命令行上给了命名的模型时,配方里的这些不再适用
 _SHAPE = "image_size patch_size embed_dim depth num_heads mlp_ratio qkv_bias qk_scale pool position_embedding".split()
 _SHAPE += ["position_std", "head"]
@@ -122,6 +123,9 @@ class Config:
         "auto", description="配方:内置的名字、YAML 文件的路径,auto(用与数据集同名的内置配方)或 none(不用)"
     )
     log_every: int = Field(10, gt=0, description="每隔多少步往 VisualDL 写一次")
+    attention_images: int = Field(
+        8, ge=0, le=64, description="训练途中画几张验证图像的注意力,写到 VisualDL;0 不画;不影响训练结果"
+    )
     checkpoint_minutes: float = Field(
         5.0, gt=0, description="一轮很长时,每隔多少分钟也存一次检查点(多进程时每 20 步看一次);每轮结束总会存"
     )

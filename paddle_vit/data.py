@@ -42,6 +42,7 @@ __all__ = [
     "stratified_split",
     "to_input",
     "training_batches",
+    "varied_indices",
 ]
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
@@ -261,6 +262,23 @@ def stratified_split(labels, fraction, seed=SPLIT_SEED):
         second.append(indices[: max(1, round(len(indices) * fraction))])
     second = np.sort(np.concatenate(second))
     return np.setdiff1d(np.arange(len(labels)), second), second
+
+
+def varied_indices(labels, count):
+    """固定的 count 张,各类轮流:先是每类的第一张,再是每类的第二张……不够时给出全部。
+
+    Args:
+        labels (ndarray): [n]。
+        count (int): 要几张。
+
+    Returns:
+        ndarray: 下标,[min(count, n)]。
+    """
+    labels = np.asarray(labels)
+    turns = np.zeros(len(labels), int)  # 每张是它那一类的第几张
+    for label in np.unique(labels):
+        turns[labels == label] = np.arange((labels == label).sum())
+    return np.lexsort((labels, turns))[:count]
 
 
 _FASHION = ("T恤", "裤子", "套头衫", "连衣裙", "外套", "凉鞋", "衬衫", "运动鞋", "包", "短靴")

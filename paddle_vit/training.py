@@ -12,9 +12,11 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 
+from .attention_maps import attention_weights, head_overlays, rollout, side_by_side, token_map
+from .augment import normalize
 from .checkpoint import atomic_write, load_weights_into, read_state, save_weights, write_state
 from .config import result_settings
-from .data import evaluation_batches, step_size, training_batches
+from .data import evaluation_batches, step_size, training_batches, varied_indices
 from .errors import UserError
 from .processes import all_reduce, meet, share_weights, sum_gradients, sum_over_processes
 from .vit import count_parameters
@@ -359,6 +361,23 @@ class _Trainer:
         info, batch_size = self.data.info, self.config.batch_size
         return evaluate(self.model, part, info, batch_size, self.precision, self.rank, self.world)
 
+    def log_attention(self, log):
+        """把固定的几张验证图像的注意力写进 VisualDL:每张的 rollout,和第一张各层各头的权重。"""
+        indices = varied_indices(self.data.val.labels, self.config.attention_images)
+        if self.rank or not len(indices):
+            return
+        (images,) = self.data.val.fetch([(indices, None)])  # uint8 [b, H, W, C]
+        inputs = normalize(images, self.data.info.mean, self.data.info.std)  # [b, C, H, W]
+        epoch = self.progress.epoch + 1
+        maps = []
+        for i in range(len(indices)):  # 一张一张来:权重是 [L, 1, h, N, N],图块多时很大
+            weights = attention_weights(self.model, inputs[i : i + 1])
+            maps.append(token_map(rollout(weights), self.model))
+            if i == 0:
+                heads = head_overlays(weights[:, 0], self.model, images[0])  # [L * h, H', W', 3]
+                log.images("attention/heads", heads, epoch, columns=weights.shape[2])
+        log.images("attention/rollout", side_by_side(images, np.concatenate(maps)), epoch)
+
     # ---- 检查点 ----
 
     def save(self, log):
@@ -493,6 +512,8 @@ def _fit(trainer, log, resumed):
         with trainer.ema.applied():
             evaluation = trainer.evaluate(data.val)
             trainer.update_best(evaluation)
+            if _is_now_and_then(p.epoch, config.epochs):
+                trainer.log_attention(log)
         p.seconds += time.monotonic() - started
         if _is_now_and_then(p.epoch, config.epochs):
             log.evaluation("val", evaluation, data.val, info.classes, p.epoch + 1)
