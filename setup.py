@@ -25,5 +25,8 @@ setup(
         "matplotlib>=3.6",
         "setuptools",
     ],
-    extras_require={"test": ["pytest>=8", "ruff>=0.15,<0.18", "scipy", SELENIUM]},
+    extras_require={
+        "lessons": ["jupyterlab>=4"],
+        "test": ["pytest>=8", "ruff>=0.15,<0.18", "scipy", "nbclient>=0.8", "ipykernel>=6.20", SELENIUM],
+    },
 )
