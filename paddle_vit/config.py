@@ -93,6 +93,9 @@ class Config:
     init_from: Optional[str] = Field(
         None, description="微调:从这个运行目录(或 .pdparams 文件)的权重开始;模型的形状也沿用它的"
     )
+    train_only: Literal["all", "head"] = Field(
+        "all", description="训练哪些权重:all 全部;head 只训练分类头,其余冻结(线性探测,linear probing),快得多"
+    )
     epochs: int = Field(100, gt=0, description="训练轮数(epoch)")
     batch_size: int = Field(64, gt=0, description="一次前向的图像数,所有进程合计")
     accumulate: int = Field(1, gt=0, description="累积几批梯度再更新一次;等效批大小 = batch_size * accumulate")

@@ -1,5 +1,6 @@
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 from conftest import ROOT, TINY, run_script
 from safetensors.numpy import load_file
 
-from paddle_vit.checkpoint import read_state
+from paddle_vit.checkpoint import read_state, write_state
 
 TIMES = ("seconds", "images_per_second", "data_wait")
 
@@ -87,6 +88,15 @@ def test_resume_of_a_finished_run_changes_nothing(tiny_run):
     done = run_script("train", "--resume", tiny_run, check=0)
     assert "训练已完成" in done.stdout
     assert final_state(tiny_run) == before
+
+
+def test_a_checkpoint_without_the_newest_settings_resumes(tiny_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    tensors, metadata = read_state(run / "last.safetensors")
+    del metadata["config"]["init_from"], metadata["config"]["train_only"]
+    write_state(run / "last.safetensors", tensors, metadata)
+    assert "训练已完成" in run_script("train", "--resume", run, check=0).stdout
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from paddle_vit.checkpoint import save_weights
 from paddle_vit.config import Config, load_config, make_config, parse_config, result_settings
 from paddle_vit.data import load_data, load_info
 from paddle_vit.runs import build_model, load_run, source_statistics
+from paddle_vit.training import choose_trained
 from paddle_vit.weights import start_from
 
 SMALL = dict(image_size=8, patch_size=4, in_channels=1, embed_dim=8, depth=1, num_heads=2, num_classes=3)
@@ -252,11 +253,53 @@ def test_a_wrong_source_leaves_no_run(tiny_run, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_two_processes_fine_tune_like_one(tiny_run, tmp_path):
+@pytest.mark.parametrize("train_only", ["all", "head"])
+def test_two_processes_fine_tune_like_one(tiny_run, tmp_path, train_only):
     runs = [tmp_path / name for name in ("one", "two")]
     for processes, run in enumerate(runs, 1):
         args = ["--epochs", "2", "--batch-size", "128", "--ema", "0.9", "--mixup", "0", "--processes", processes]
+        args += ["--train-only", train_only]
         run_script("train", "--init-from", tiny_run, *args, "--output", run, check=0)
     first, second = (load_file(run / "last.safetensors") for run in runs)
     for name in first:
         np.testing.assert_allclose(first[name], second[name], rtol=1e-3, atol=1e-5, err_msg=name)
+    if train_only == "head":
+        moved = {name.split("/", 1)[1] for name in first if name.startswith("optimizer/")}
+        assert {name.rsplit("/", 1)[0] for name in moved} == set(HEAD)  # 优化器里只有分类头
+
+
+@pytest.mark.parametrize("head", ["linear", "mlp"])
+def test_linear_probing_moves_only_the_head(tiny_run, tmp_path, head):
+    args = ["--init-from", tiny_run, "--head", head, "--train-only", "head", "--epochs", "2", "--batch-size", "32"]
+    args += ["--dropout", "0.1", "--weight-decay", "0.5", "--checkpoint-minutes", "0.0001"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    done = run_script("train", *args, "--output", whole, check=0)
+    assert f"只训练分类头:{90 if head == 'linear' else 634} 个参数" in done.stdout  # 8·10+10;16+8·32+32+32·10+10
+    before, after = values_of(load_run(tiny_run).model), values_of(load_run(whole).model)
+    for name in after:
+        same = name in before and (before[name] == after[name]).all()
+        assert same != name.startswith("head."), name
+    averages = load_file(whole / "last.safetensors")
+    np.testing.assert_array_equal(averages["ema/norm.weight"], averages["model/norm.weight"])
+    if head == "linear":
+        process = start(*args, "--output", killed)
+        wait_for((killed / "last.safetensors").exists, process)
+        process.kill()
+        process.communicate()
+        run_script("train", "--resume", killed, check=0)
+        assert_same_end(whole, killed)
+
+
+def test_the_head_learns_above_a_frozen_backbone(tiny_run):
+    """只训练分类头的梯度,与全部训练时分类头的梯度相同。"""
+    images, labels = paddle.randn([8, 1, 8, 8]), paddle.arange(8)
+    gradients = {}
+    for train_only in ("all", "head"):
+        model = load_run(tiny_run).model
+        trained = choose_trained(model, train_only)
+        paddle.nn.functional.cross_entropy(model(images), labels).backward()
+        assert len(trained) == (18 if train_only == "all" else 2)
+        assert all((p.grad is not None) == (not p.stop_gradient) for p in model.parameters())
+        gradients[train_only] = [p.grad.numpy() for p in model.head.parameters()]
+    for mine, expected in zip(gradients["head"], gradients["all"]):
+        np.testing.assert_allclose(mine, expected, rtol=1e-4, atol=1e-6)
