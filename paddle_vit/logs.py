@@ -9,8 +9,10 @@ import os
 import sys
 from pathlib import Path
 
+from PIL import Image
+
 from .checkpoint import atomic_write
-from .pictures import confusion_figure, image_grid, mistakes_figure
+from .pictures import confusion_figure, draw, image_grid, mistakes_figure
 
 __all__ = ["RunLog"]
 
@@ -204,10 +206,11 @@ class RunLog:
             title = f"{names[part_name]}上错得最离谱的图像(真实 → 预测)"
             figures["mistakes"] = mistakes_figure(images, captions, title)
         for kind, figure in figures.items():
-            self._writer.add_figure(f"{part_name}/{kind}", figure, step)
+            pixels = draw(figure)  # 只画一次:画一张图比训练几步还慢
+            self._writer.add_image(f"{part_name}/{kind}", pixels, step)
             path = self.directory / f"{kind}_{part_name}.png"
             try:
-                figure.savefig(path)
+                Image.fromarray(pixels).save(path)
             except OSError as error:
                 path.unlink(missing_ok=True)
                 raise OSError(error.errno, error.strerror, str(path)) from None

@@ -57,6 +57,12 @@ def figure_and_font(width, height):
     return figure, _chinese_font()
 
 
+def draw(figure):
+    """把 ``figure_and_font`` 的图画成像素,uint8 [高, 宽, 3]。"""
+    figure.canvas.draw()
+    return np.array(figure.canvas.buffer_rgba())[..., :3]  # 底是白的,用不着透明度
+
+
 def text_style(font):
     """文字的样式:用得上的中文字体;类别名里的 $ 不当作公式。"""
     return {"parse_math": False, **({"fontfamily": _families(font)} if font else {})}

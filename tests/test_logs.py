@@ -1,9 +1,11 @@
+import io
 import json
 
 import numpy as np
+from PIL import Image
 
 from paddle_vit.logs import RunLog
-from paddle_vit.pictures import confusion_figure, image_grid, mistakes_figure
+from paddle_vit.pictures import confusion_figure, draw, image_grid, mistakes_figure
 
 EPOCH = dict(
     train_loss=1.0, train_top1=0.5, val_loss=2.0, val_top1=0.25, lr=0.1, images_per_second=10.0, data_wait=0.02
@@ -95,6 +97,13 @@ def test_figures_take_any_class_name(tmp_path):
     assert all(path.stat().st_size > 1000 for path in tmp_path.iterdir())
 
 
+def test_a_drawn_figure_equals_the_saved_one(tmp_path):
+    confusion_figure(np.eye(3, dtype=int), ["猫", "狗", "鸟"], "标题").savefig(tmp_path / "a.png")
+    pixels = draw(confusion_figure(np.eye(3, dtype=int), ["猫", "狗", "鸟"], "标题"))
+    assert pixels.dtype == np.uint8
+    np.testing.assert_array_equal(pixels, np.asarray(Image.open(tmp_path / "a.png"))[..., :3])
+
+
 def test_image_grid_shows_every_pixel():
     images = np.arange(3 * 4 * 4, dtype="uint8").reshape(3, 4, 4, 1)
     grid = image_grid(images, columns=2, min_side=8)
@@ -106,7 +115,8 @@ def test_image_grid_shows_every_pixel():
 def test_a_runs_records(tiny_run):
     from visualdl import LogReader
 
-    tags = LogReader(file_path=str(tiny_run / "vdlrecords.log")).get_tags()
+    reader = LogReader(file_path=str(tiny_run / "vdlrecords.log"))
+    tags = reader.get_tags()
     scalars = "loss/train loss/val loss/train_step top1/train top1/val optimizer/lr optimizer/grad_norm "
     scalars += "speed/images_per_second speed/data_wait result/test_top1"
     assert set(scalars.split()) <= set(tags["scalar"])
@@ -117,6 +127,9 @@ def test_a_runs_records(tiny_run):
     names = {path.name for path in tiny_run.iterdir()}
     expected = "config.yaml data.json metrics.jsonl best.pdparams last.safetensors summary.json vdlrecords.log"
     assert {*expected.split(), "confusion_test.png", "mistakes_test.png"} <= names
+    (shown,) = (item for item in reader.get_data("image", "test/confusion"))
+    shown = np.asarray(Image.open(io.BytesIO(shown.image.encoded_image_string)))
+    np.testing.assert_array_equal(shown, np.asarray(Image.open(tiny_run / "confusion_test.png")))
     summary = json.loads((tiny_run / "summary.json").read_text(encoding="utf-8"))
     assert 0 <= summary["test_top1"] <= 1 and summary["parameters"] > 0 and summary["best_epoch"] in (1, 2)
     lines = read_metrics(tiny_run)
