@@ -20,6 +20,8 @@ SAMPLE = 256  # 抽查这么多张训练图像:近邻正确率的标准误不到
 FIRST_STEPS = 100  # 逐步记下开头这么多步的损失和梯度范数:没有预热时,坏事都发生在这里
 LAST_STEPS = 20  # 损失变成 NaN 时,留下之前这么多步
 
+_KINDS = dict(sample=dict, labels=dict, seen=dict, first_steps=dict, parameters=dict, updates=list, predicted=list)
+
 
 class NotFinite(UserError):
     """损失或梯度变成了 NaN 或无穷大;``where`` 是当时的轮、步、损失、梯度范数和学习率。"""
@@ -144,7 +146,7 @@ class Health:
 
 
 def _norm(array):
-    return float(np.linalg.norm(array.astype("float64").ravel()))
+    return math.sqrt(np.square(array).sum(dtype="float64"))  # np.linalg.norm 会起动 BLAS 的线程,与 Paddle 抢核
 
 
 def neighbour_top1(images, labels):
@@ -175,8 +177,10 @@ def load_health(directory):
         return None
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(record, dict):
-            raise ValueError
-        return record
     except ValueError:
-        raise UserError(f"{path} 已损坏:请删除它再试,少了它只是有几项查不了。") from None
+        record = None
+    if not isinstance(record, dict) or not all(
+        isinstance(record.get(name, kind()), kind) for name, kind in _KINDS.items()
+    ):
+        raise UserError(f"{path} 已损坏:请删除它再试,少了它只是有几项查不了。")
+    return record
