@@ -18,6 +18,7 @@ setup(
         "pillow>=9.1",
         "pydantic>=2.6,<3",
         "pyyaml>=6",
+        "einops>=0.6.1",
         "safetensors>=0.4",
         "filelock>=3.12",
         "tqdm>=4.60",

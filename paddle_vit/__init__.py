@@ -10,6 +10,7 @@ with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()) as _co
     warnings.filterwarnings("ignore", message="No ccache found")
     import paddle  # noqa: F401
 
+from .equivalents import LinearPatchEmbedding, MultiHeadAttention, causal_mask
 from .errors import UserError
 from .layers import (
     Attention,
@@ -20,6 +21,7 @@ from .layers import (
     Mlp,
     PatchEmbedding,
     sincos_position_embedding,
+    sincos_position_embedding_1d,
 )
 from .vit import ViT, count_parameters, create_model, list_models
 
@@ -31,14 +33,18 @@ __all__ = [
     "EncoderLayer",
     "Identity",
     "Linear",
+    "LinearPatchEmbedding",
     "Mlp",
+    "MultiHeadAttention",
     "PatchEmbedding",
     "UserError",
     "ViT",
+    "causal_mask",
     "count_parameters",
     "create_model",
     "list_models",
     "sincos_position_embedding",
+    "sincos_position_embedding_1d",
 ]
 
 # 导入 Paddle 时打印的别的话照样显示

@@ -8,6 +8,7 @@ import contextlib
 import io
 import json
 import os
+import pickle
 import struct
 import zlib
 from pathlib import Path
@@ -20,7 +21,8 @@ from safetensors.numpy import save as to_safetensors
 from .cli import describe_os_error
 from .errors import UserError
 
-__all__ = ["atomic_write", "load_weights_into", "read_state", "save_weights", "write_state"]
+__all__ = ["atomic_write", "differences", "load_weights_into", "read_state", "read_weights", "save_weights"]
+__all__ += ["write_state"]
 
 
 def atomic_write(path, data):
@@ -52,33 +54,74 @@ def save_weights(path, state):
     atomic_write(path, data + struct.pack("<I", zlib.crc32(data)))
 
 
+# 读一份残缺的 pickle 时,Python 和 Paddle 可能抛出的错误
+_BAD_PICKLE = (pickle.UnpicklingError, EOFError, ValueError, TypeError, LookupError, AttributeError, ImportError)
+_BAD_PICKLE += (OverflowError, MemoryError, SystemError)
+
+
+def read_weights(path, plain=False):
+    """读一个权重文件。
+
+    Args:
+        path (str | Path): ``save_weights`` 存的文件。
+        plain (bool): 也接受直接由 ``paddle.save`` 存的文件;它没有校验和,损坏了不一定看得出来。
+
+    Returns:
+        dict: 名字 -> Tensor。
+
+    Raises:
+        UserError: 文件不存在,或已损坏。
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"没有 {path}:这个运行还没有存过权重,请先训练至少一轮。")
+    data = path.read_bytes()
+    if struct.pack("<I", zlib.crc32(data[:-4])) == data[-4:]:
+        return paddle.load(io.BytesIO(data[:-4]))
+    if plain:
+        stream = io.BytesIO(data)
+        with contextlib.suppress(*_BAD_PICKLE):
+            state = paddle.load(stream)
+            # 后面还有字节的,是 save_weights 存的、校验和对不上的文件
+            if stream.tell() == len(data) and isinstance(state, dict) and all(map(paddle.is_tensor, state.values())):
+                return state
+    raise UserError(f"{path} 已损坏,或不是 scripts/train.py 存的权重:请换一个备份,或重新训练。")
+
+
+def differences(expected, given):
+    """比较两组张量的名字和形状。
+
+    Args:
+        expected, given (dict): 名字 -> Tensor,模型里的和文件里的。
+
+    Returns:
+        str: 一句话说明缺少、多出、形状不同的各有几个,列出前几个;全都相同时是空的。
+    """
+    missing = sorted(expected.keys() - given.keys())
+    extra = sorted(given.keys() - expected.keys())
+    wrong = [
+        f"{name}:文件 {list(given[name].shape)},模型 {list(value.shape)}"
+        for name, value in expected.items()
+        if name in given and list(given[name].shape) != list(value.shape)
+    ]
+    kinds = (("缺少", missing), ("多出", extra), ("形状不同", wrong))
+    return ";".join(f"{kind} {len(names)} 个({_first_few(names)})" for kind, names in kinds if names)
+
+
+def _first_few(names):
+    return "、".join(names[:3]) + ("…" if len(names) > 3 else "")
+
+
 def load_weights_into(model, path):
     """把 ``best.pdparams`` 读进模型;名字和形状必须全部对上。
 
     Raises:
         UserError: 文件不存在、已损坏,或属于另一个模型。
     """
-    if not Path(path).exists():
-        raise UserError(f"没有 {path}:这个运行还没有存过权重,请先训练至少一轮。")
-    data = Path(path).read_bytes()
-    if struct.pack("<I", zlib.crc32(data[:-4])) != data[-4:]:
-        raise UserError(f"{path} 已损坏,或不是 scripts/train.py 存的权重:请换一个备份,或重新训练。")
-    state = paddle.load(io.BytesIO(data[:-4]))
-    expected = {name: list(value.shape) for name, value in model.state_dict().items()}
-    given = {name: list(value.shape) for name, value in state.items()}
-    missing = sorted(expected.keys() - given.keys())
-    extra = sorted(given.keys() - expected.keys())
-    wrong = [name for name in expected if name in given and expected[name] != given[name]]
-    if missing or extra or wrong:
-        details = []
-        if missing:
-            details.append(f"缺少 {len(missing)} 个({'、'.join(missing[:3])}…)")
-        if extra:
-            details.append(f"多出 {len(extra)} 个({'、'.join(extra[:3])}…)")
-        if wrong:
-            name = wrong[0]
-            details.append(f"形状不同 {len(wrong)} 个({name}:文件 {given[name]},模型 {expected[name]})")
-        raise UserError(f"{path} 属于另一个模型:{';'.join(details)}。请检查 config.yaml 里的模型设置。")
+    state = read_weights(path)
+    details = differences(model.state_dict(), state)
+    if details:
+        raise UserError(f"{path} 属于另一个模型:{details}。请检查 config.yaml 里的模型设置。")
     model.set_state_dict(state)
 
 

@@ -27,6 +27,9 @@ _NO_RESULT = (*RESUME_MAY_CHANGE, "precision", "output", "resume", "recipe", "lo
 # 定义模型形状的设置:命令行上给了命名的模型时,配方里的这些不再适用
 _SHAPE = "image_size patch_size embed_dim depth num_heads mlp_ratio qkv_bias qk_scale pool position_embedding".split()
 _SHAPE += ["position_std", "head"]
+# 微调时沿用原来的运行的设置;其中这几个改了,权重也可能放得进去
+_INHERITED = ["model", *_SHAPE]
+_FREE = ("image_size", "position_std", "head")
 
 COMMAND_LINE = "命令行"
 _AUTO_OR_COUNT = Union[Literal["auto"], Annotated[int, Field(ge=1, le=256)]]
@@ -47,6 +50,9 @@ class Config:
     val_fraction: float = Field(
         0.1, gt=0, lt=0.5, description="从训练部分分出多少作验证集(比例);folder 缺 test/ 时也分出这么多作测试集"
     )
+    grayscale: Optional[bool] = Field(
+        None, description="把 folder 的图片读成灰度(1 个通道);不给时是彩色,微调时与原来的运行相同"
+    )
     # 模型
     model: str = Field(
         "vit", description="模型名;vit 是课程里的模型,尺寸由下面的参数改;其余如 vit_tiny、vit_base_patch16_224"
@@ -62,8 +68,9 @@ class Config:
     pool: Optional[Literal["avg", "cls"]] = Field(
         None, description=f"汇聚方式:avg 平均所有图块,cls 用 class token;{_MODEL_DECIDES}"
     )
-    position_embedding: Optional[Literal["none", "learnable", "sincos"]] = Field(
-        None, description=f"位置编码;{_MODEL_DECIDES}"
+    position_embedding: Optional[Literal["none", "learnable", "sincos", "sincos1d"]] = Field(
+        None,
+        description=f"位置编码:none 没有,learnable 可学习,sincos 二维正弦余弦,sincos1d 一维正弦余弦;{_MODEL_DECIDES}",
     )
     position_std: Optional[float] = Field(None, gt=0, description=f"可学习的位置编码初值的标准差;{_MODEL_DECIDES}")
     head: Optional[Literal["linear", "mlp"]] = Field(
@@ -82,6 +89,12 @@ class Config:
     mixup: float = Field(0.0, ge=0, description="mixup 的 Beta 分布参数;0 关闭")
     cutmix: float = Field(0.0, ge=0, description="cutmix 的 Beta 分布参数;0 关闭;与 mixup 同开时每步各一半机会")
     # 优化
+    init_from: Optional[str] = Field(
+        None, description="微调:从这个运行目录(或 .pdparams 文件)的权重开始;模型的形状也沿用它的"
+    )
+    train_only: Literal["all", "head"] = Field(
+        "all", description="训练哪些权重:all 全部;head 只训练分类头,其余冻结(线性探测,linear probing),快得多"
+    )
     epochs: int = Field(100, gt=0, description="训练轮数(epoch)")
     batch_size: int = Field(64, gt=0, description="一次前向的图像数,所有进程合计")
     accumulate: int = Field(1, gt=0, description="累积几批梯度再更新一次;等效批大小 = batch_size * accumulate")
@@ -122,7 +135,7 @@ class Config:
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
-_GROUPS = {"dataset": "数据", "model": "模型", "crop_padding": "数据增强", "epochs": "优化", "device": "运行"}
+_GROUPS = {"dataset": "数据", "model": "模型", "crop_padding": "数据增强", "init_from": "优化", "device": "运行"}
 
 
 def _choices(field):
@@ -210,6 +223,8 @@ def make_config(values, source="设置"):
         raise UserError(
             f"--data-dir {config.data_dir} 不能与 --dataset digits 同用:digits 随包自带,请去掉它或换数据集。"
         )
+    if config.grayscale and config.dataset != "folder":
+        raise UserError(f"--grayscale 不能用于 {config.dataset}:只有 folder 能选灰度或彩色,请去掉它。")
     return config
 
 
@@ -271,7 +286,35 @@ def parse_config(argv=None):
         make_config({**recipe, "dataset": dataset}, f"配方 {path} ")
         if full_name(given.get("model", "vit")) != "vit":
             recipe = {name: value for name, value in recipe.items() if name not in _SHAPE}
-    return make_config({**recipe, **given}, COMMAND_LINE)
+    if given.get("init_from") is not None:
+        recipe = {name: value for name, value in recipe.items() if name not in _INHERITED}
+    source = given.get("init_from", recipe.get("init_from"))
+    inherited = {} if source is None else _inherited(source, given.get("dataset", recipe.get("dataset", "digits")))
+    config = make_config({**inherited, **recipe, **given}, COMMAND_LINE)
+    for name in inherited:
+        if name not in _FREE and getattr(config, name) != inherited[name]:
+            option = "--" + name.replace("_", "-")
+            raise UserError(
+                f"{option} {getattr(config, name)} 与 {source} 的 {inherited[name]} 不同,它的权重就不能用了:"
+                f"微调沿用原来的模型,请去掉 {option}。"
+            )
+    return config
+
+
+def _inherited(source, dataset):
+    """微调时从原来的运行沿用的设置:模型、它的形状、图像边长;folder 还有灰度或彩色。单独的权重文件没有这些。"""
+    from .data import load_info
+    from .weights import run_of
+
+    directory = run_of(source)
+    if directory is None:
+        return {}
+    saved, info = load_config(directory), load_info(directory / "data.json")
+    values = {name: getattr(saved, name) for name in _INHERITED}
+    values["image_size"] = info.image_size
+    if dataset == "folder":
+        values["grayscale"] = info.channels == 1
+    return values
 
 
 def _resumed_config(given):

@@ -122,12 +122,13 @@ class FilePart(paddle.io.Dataset):
         labels (ndarray): int64,[n]。
         image_size (int): 缩放后的边长,像素。
         workers (int): 读取进程数。
+        channels (int): 通道数 C:1 读成灰度,3 读成 RGB。
     """
 
-    def __init__(self, paths, labels, image_size, workers):
+    def __init__(self, paths, labels, image_size, workers, channels=3):
         super().__init__()
         self.paths, self.labels = list(paths), np.asarray(labels, "int64")
-        self.image_size, self.workers = image_size, workers
+        self.image_size, self.workers, self.channels = image_size, workers, channels
         self.config = None
 
     def __len__(self):
@@ -136,7 +137,7 @@ class FilePart(paddle.io.Dataset):
     def __getitem__(self, request):
         index, numbers = request
         try:
-            image = read_image(self.paths[index], 3)
+            image = read_image(self.paths[index], self.channels)
         except UserError as error:  # 在进程里抛出会变成一屏调用栈,带回主进程再抛
             return str(error)
         return _at_size(image, self.image_size, self.config, numbers)
@@ -161,7 +162,7 @@ class FilePart(paddle.io.Dataset):
 
     def read(self, index):
         """一张图像,uint8 [H, W, C]。"""
-        return _at_size(read_image(self.paths[index], 3), self.image_size)
+        return _at_size(read_image(self.paths[index], self.channels), self.image_size)
 
 
 def _at_size(image, size, config=None, numbers=None):
@@ -271,7 +272,7 @@ def load_data(config):
     """按设置载入数据集。
 
     Args:
-        config (Config): 用到 dataset、data_dir、val_fraction、image_size、model、workers。
+        config (Config): 用到 dataset、data_dir、val_fraction、grayscale、image_size、model、workers。
 
     Returns:
         Data: 三部分数据和说明。
@@ -433,8 +434,10 @@ def _load_folder(config, size):
             parts["train"] = [paths[i] for i in keep], labels[keep]
     for paths, _ in parts.values():
         check_images(paths)
-    parts = {name: FilePart(paths, labels, size, config.workers) for name, (paths, labels) in parts.items()}
-    return _data("folder", classes, size, [0.5] * 3, [0.5] * 3, parts["train"], parts["val"], parts["test"])
+    channels = 1 if config.grayscale else 3
+    parts = {name: FilePart(*part, size, config.workers, channels) for name, part in parts.items()}
+    middle = [0.5] * channels  # 均值和标准差:像素从 0–1 变成 -1–1
+    return _data("folder", classes, size, middle, middle, parts["train"], parts["val"], parts["test"])
 
 
 def _scan(directory, classes):

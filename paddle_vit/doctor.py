@@ -238,7 +238,11 @@ def check_softmax(run):
 def check_frozen(run):
     """冻结的参数:stop_gradient,或者有梯度却一步也没有变(没有交给优化器)。"""
     table = run.health["parameters"]
-    frozen = [name for name, entry in table.items() if not entry["trainable"]]
+    frozen = [
+        name
+        for name, entry in table.items()
+        if not entry["trainable"] and (run.config.train_only == "all" or name.startswith("head."))
+    ]
     # float32 大约 7 位有效数字:别的参数明显在变(万分之一以上),它一点没变,就不是舍入的缘故
     moving = max((entry["change"] for entry in table.values()), default=0) > 1e-4
     forgotten = [name for name, entry in table.items() if entry["trainable"] and entry["grad"] and not entry["change"]]
@@ -248,7 +252,7 @@ def check_frozen(run):
     return Finding(
         "有冻结的参数",
         f"{len(table)} 个参数中 {len(frozen or forgotten)} 个{what}:{_names(frozen or forgotten)}",
-        "这些参数一直停在初值。微调时有意只训练分类头是可以的;从零训练时,随机的初值会一直留在那里。",
+        "这些参数一直停在初值;从零训练时,随机的初值会一直留在那里。(有意只训练分类头,用 --train-only head。)",
         "没有打算冻结时,去掉 stop_gradient = True;自己建优化器时用 parameters=model.parameters()。",
         explains_failure=len(frozen or forgotten) > len(table) / 2,
     )

@@ -84,7 +84,7 @@ class _LayerNormOnCPU(PyLayer):
     @staticmethod
     def backward(ctx, grad_output):
         x, weight = ctx.saved_tensor()
-        shape, D = x.shape, x.shape[-1]
+        shape, D, is_constant = x.shape, x.shape[-1], x.stop_gradient
         x, grad = x.reshape([-1, D]), grad_output.reshape([-1, D])  # [M, D],M = B * N
         average, spread = paddle.full([D, 1], 1 / D), paddle.ones([1, D])
         weighted_average = weight.unsqueeze(1) / D  # [D, 1]
@@ -93,6 +93,8 @@ class _LayerNormOnCPU(PyLayer):
         grad_c = grad * c  # [M, D]
         grad_weight = paddle.matmul(r, grad_c, transpose_x=True).squeeze(0)  # [D]
         grad_bias = paddle.matmul(paddle.ones([1, x.shape[0]]), grad).squeeze(0)  # [D]
+        if is_constant:  # 前面的层都冻结了
+            return None, grad_weight, grad_bias
         mean_g = paddle.matmul(grad, weighted_average)  # [M, 1]
         mean_gc = paddle.matmul(grad_c, weighted_average)  # [M, 1]
         grad_x = grad * paddle.matmul(r, weight.unsqueeze(0))  # r * g

@@ -62,7 +62,7 @@ class Health:
         images = np.concatenate(list(data.train.fetch([(chosen, None)])))  # [n, H, W, C]
         labels = data.train.labels[chosen]  # [n]
         shares = np.bincount(labels) / len(labels)
-        values = images.astype("float64")
+        values = _thinned(images).astype("float64")
         self.record["sample"] = {
             "images": len(images),
             "dtype": str(images.dtype),
@@ -116,9 +116,11 @@ class Health:
                 entry["grad"] = max(entry["grad"] or 0.0, _norm(parameter.grad.numpy()))
 
     def after_update(self, model, step, lr):
-        """要量的那一步,更新权重之后调用:每个参数、全部参数的相对变化 |新 - 旧| / |旧|。"""
+        """要量的那一步,更新权重之后调用:每个参数、全部没有冻结的参数的相对变化 |新 - 旧| / |旧|。"""
         moved = total = 0.0
         for name, parameter in model.named_parameters():
+            if parameter.stop_gradient:
+                continue
             before = self._weights[name]
             change, size = _norm(parameter.numpy() - before), _norm(before)
             entry = self.record["parameters"][name]
@@ -149,6 +151,12 @@ def _norm(array):
     return math.sqrt(np.square(array).sum(dtype="float64"))  # np.linalg.norm 会起动 BLAS 的线程,与 Paddle 抢核
 
 
+def _thinned(images):
+    """大图隔几个像素取一个,得到 16 x 16 到 31 x 31:算统计量和找近邻都够了。"""
+    stride = max(1, images.shape[1] // 16)
+    return images[:, ::stride, ::stride]
+
+
 def neighbour_top1(images, labels):
     """用像素最接近的另一张图像的标签当预测的正确率,0–1;标签与图像无关时,它等于瞎猜。
 
@@ -158,8 +166,7 @@ def neighbour_top1(images, labels):
     """
     if len(images) < 2:
         return 0.0
-    stride = max(1, images.shape[1] // 16)  # 大图隔几个像素取一个,16 x 16 左右就够
-    x = images[:, ::stride, ::stride].reshape(len(images), -1).astype("float32")  # [n, M]
+    x = _thinned(images).reshape(len(images), -1).astype("float32")  # [n, M]
     squares = (x * x).sum(axis=1)
     distances = squares[:, None] + squares[None, :] - 2 * x @ x.T  # [n, n]
     np.fill_diagonal(distances, np.inf)

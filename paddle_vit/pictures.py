@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-__all__ = ["confusion_figure", "image_grid", "mistakes_figure"]
+__all__ = ["confusion_figure", "image_grid", "mistakes_figure", "use_chinese_font"]
 
 _CJK_FONTS = (
     "Noto Sans CJK SC",
@@ -18,22 +18,48 @@ _CJK_FONTS = (
 )
 
 
-def figure_and_font(width, height):
-    """一张不经过 pyplot 的 matplotlib 图(不占全局状态),和它能不能写中文。"""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+def _chinese_font():
+    """装了的第一个中文字体的名字;一个也没有时是 ``None``。"""
     from matplotlib.font_manager import fontManager
 
     installed = {font.name for font in fontManager.ttflist}
-    font = next((name for name in _CJK_FONTS if name in installed), None)
+    return next((name for name in _CJK_FONTS if name in installed), None)
+
+
+def _families(font):
+    """中文字体里没有的字符(如某些符号)由 DejaVu Sans 补上。"""
+    return [font, "DejaVu Sans"]
+
+
+def use_chinese_font():
+    """让之后用 ``matplotlib.pyplot`` 画的图能写中文,在笔记本(notebook)开头调用一次。
+
+    改的是全局设置 ``matplotlib.rcParams``:字体,以及负号用普通的减号(有的中文字体没有 U+2212)。
+
+    Returns:
+        str | None: 用上的字体名;没有装中文字体时什么也不改,返回 ``None``。
+    """
+    import matplotlib
+
+    font = _chinese_font()
+    if font is not None:
+        matplotlib.rcParams.update({"font.family": _families(font), "axes.unicode_minus": False})
+    return font
+
+
+def figure_and_font(width, height):
+    """一张不经过 pyplot 的 matplotlib 图(不占全局状态),和它能写中文的字体名(没有时是 ``None``)。"""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, font
+    return figure, _chinese_font()
 
 
 def text_style(font):
     """文字的样式:用得上的中文字体;类别名里的 $ 不当作公式。"""
-    return {"parse_math": False, **({"fontfamily": [font, "DejaVu Sans"]} if font else {})}
+    return {"parse_math": False, **({"fontfamily": _families(font)} if font else {})}
 
 
 def _writable(text, font):

@@ -13,8 +13,18 @@ from .data import DataInfo, check_same_data, image_size_of, load_info, save_info
 from .errors import UserError
 from .processes import tell_others
 from .vit import create_model, model_settings
+from .weights import run_of, start_from
 
-__all__ = ["LoadedRun", "build_model", "is_in_use", "load_run", "open_run", "patches_per_image"]
+__all__ = [
+    "LoadedRun",
+    "build_model",
+    "first_weights",
+    "is_in_use",
+    "load_run",
+    "open_run",
+    "patches_per_image",
+    "source_statistics",
+]
 
 
 @contextlib.contextmanager
@@ -110,6 +120,48 @@ def build_model(config, info):
         num_classes=len(info.classes),
         **config.model_overrides(),
     )
+
+
+def source_statistics(data, config):
+    """微调时,让图像的均值和标准差与原来的运行相同:它的权重看惯了那样的输入。
+
+    Args:
+        data (Data): 载入的数据。
+        config (Config): 用到 init_from、resume。
+
+    Returns:
+        Data: 只换了 info 里的 mean 和 std;不是微调,或从单独的权重文件开始时,原样返回。
+    """
+    if config.init_from is None:
+        return data
+    if config.resume is not None and (Path(config.resume) / "data.json").exists():
+        directory = Path(config.resume)  # 续训:原来的运行可能已经不在了
+    else:
+        directory = run_of(config.init_from)
+    if directory is None:
+        return data
+    source = load_info(directory / "data.json")
+    return dataclasses.replace(data, info=dataclasses.replace(data.info, mean=source.mean, std=source.std))
+
+
+def first_weights(model, config, info):
+    """微调时,训练开始之前把原来的运行的权重放进模型;续训时检查点里什么都有,不再放。
+
+    Args:
+        model (ViT): 刚建好的模型。
+        config (Config): 用到 init_from、resume。
+        info (DataInfo): 新数据的说明,用到类别名。
+
+    Returns:
+        StartReport | None: 哪些取来了;没有放时是 ``None``。
+
+    Raises:
+        UserError: 见 ``weights.start_from``。
+    """
+    begun = config.resume is not None and (Path(config.resume) / "last.safetensors").exists()
+    if config.init_from is None or begun:
+        return None
+    return start_from(model, config.init_from, info.classes)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -241,11 +241,28 @@ class _Step:
     flags: list  # 各进程所给的数之和
 
 
+def choose_trained(model, train_only):
+    """选出要训练的参数,其余冻结:不求梯度,优化器也不动它们。自己事先冻结了的,仍然冻结。
+
+    Args:
+        model (ViT): 模型。
+        train_only (str): ``'all'`` 全部;``'head'`` 只有分类头。
+
+    Returns:
+        list[Parameter]: 要训练的参数。
+    """
+    for name, parameter in model.named_parameters():
+        if train_only == "head" and not name.startswith("head."):
+            parameter.stop_gradient = True
+    return [parameter for parameter in model.parameters() if not parameter.stop_gradient]
+
+
 class _Trainer:
     """把模型、优化器、EMA 和进度放在一起,好整个存进检查点。"""
 
     def __init__(self, model, data, config, directory, precision, rank, world):
         self.model, self.data, self.config, self.directory = model, data, config, directory
+        self.trained = choose_trained(model, config.train_only)
         self.precision, self.rank, self.world = precision, rank, world
         self.optimizer = make_optimizer(model, config)
         self.scaler = paddle.amp.GradScaler(enable=precision == "float16")
@@ -283,11 +300,11 @@ class _Trainer:
             correct += int((logits.argmax(-1) == y.argmax(-1)).sum())
         totals = [loss_sum, correct, len(images), *flags]
         if self.world > 1:
-            totals = sum_gradients(self.model.parameters(), totals)
+            totals = sum_gradients(self.trained, totals)
         loss_sum, correct, count, *flags = totals
         self.scaler.unscale_(self.optimizer)
         clip = self.config.clip_grad or math.inf
-        norm = float(paddle.nn.utils.clip_grad_norm_(self.model.parameters(), clip))
+        norm = float(paddle.nn.utils.clip_grad_norm_(self.trained, clip))
         healthy = math.isfinite(loss_sum) and (math.isfinite(norm) or self.precision == "float16")
         if not healthy:
             where = {"epoch": p.epoch + 1, "step": p.step + 1, "loss": str(loss_sum / count), "grad_norm": str(norm)}
@@ -508,6 +525,8 @@ def _fit(trainer, log, resumed):
     counts = " / ".join(f"{info.counts[part]}" for part in ("train", "val", "test"))
     log.say(f"数据 {info.name}:训练/验证/测试 {counts} 张,{len(info.classes)} 类,{info.image_size} 像素")
     log.say(f"模型 {config.model}:{parameters:,} 个参数;每轮 {trainer.steps_per_epoch} 步,每步 {trainer.batch} 张")
+    if config.train_only != "all":
+        log.say(f"只训练分类头:{sum(parameter.size for parameter in trainer.trained):,} 个参数,其余冻结")
     if trainer.steps_per_epoch < 5:
         log.say(f"提示:每轮只更新 {trainer.steps_per_epoch} 次,学得很慢;请调小 --batch-size,或加大 --epochs。")
     if info.counts["val"] < 50:

@@ -7,7 +7,16 @@ import paddle
 from paddle import nn
 
 from .errors import UserError
-from .layers import GELU, EncoderLayer, Identity, LayerNorm, Linear, PatchEmbedding, sincos_position_embedding
+from .layers import (
+    GELU,
+    EncoderLayer,
+    Identity,
+    LayerNorm,
+    Linear,
+    PatchEmbedding,
+    sincos_position_embedding,
+    sincos_position_embedding_1d,
+)
 
 __all__ = ["ViT", "count_parameters", "create_model", "full_name", "list_models", "model_settings"]
 
@@ -36,7 +45,8 @@ class ViT(nn.Layer):
         attention_dropout (float): 注意力权重的随机失活概率,0–1。
         drop_path (float): 最后一层的随机深度概率,0–1;各层从 0 到它线性增长。
         pool (str): ``'avg'`` 对所有图块 token 取平均;``'cls'`` 加一个 class token 并取它。
-        position_embedding (str): ``'none'`` 没有;``'learnable'`` 可学习;``'sincos'`` 固定的二维正弦余弦。
+        position_embedding (str): ``'none'`` 没有;``'learnable'`` 可学习;``'sincos'`` 固定的二维正弦余弦,
+            按图块的行号和列号;``'sincos1d'`` 固定的一维正弦余弦,按图块的序号(行优先)。
         position_std (float): 可学习的位置编码初值的标准差;图块少的小图像用 0.5 学得快得多。
         head (str): ``'linear'`` 一个线性层;``'mlp'`` LayerNorm + 线性层 + GELU + 线性层。
 
@@ -66,7 +76,7 @@ class ViT(nn.Layer):
     ):
         super().__init__()
         _check_choice("pool", pool, ("avg", "cls"))
-        _check_choice("position_embedding", position_embedding, ("none", "learnable", "sincos"))
+        _check_choice("position_embedding", position_embedding, ("none", "learnable", "sincos", "sincos1d"))
         _check_choice("head", head, ("linear", "mlp"))
         if depth < 1:
             raise UserError(f"depth={depth} 不合法:编码器至少要有 1 层。")
@@ -85,7 +95,10 @@ class ViT(nn.Layer):
             normal = nn.initializer.TruncatedNormal(std=position_std)
             self.position_embedding = self.create_parameter([1, num_tokens, embed_dim], default_initializer=normal)
         else:
-            table = sincos_position_embedding(self.patch_embed.grid_size, embed_dim)  # [N, D]
+            if position_embedding == "sincos":
+                table = sincos_position_embedding(self.patch_embed.grid_size, embed_dim)  # [N, D]
+            else:
+                table = sincos_position_embedding_1d(self.patch_embed.num_patches, embed_dim)  # [N, D]
             table = paddle.to_tensor(table).unsqueeze(0)  # [1, N, D]
             if pool == "cls":  # class token 没有位置,给它零向量
                 table = paddle.concat([paddle.zeros([1, 1, embed_dim]), table], axis=1)  # [1, 1 + N, D]

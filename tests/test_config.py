@@ -1,10 +1,11 @@
 import dataclasses
+import re
 
 import pytest
 import yaml
 
-from paddle_vit import UserError
-from paddle_vit.config import RECIPES, Config, load_config, make_config, parse_config, save_config
+from paddle_vit import UserError, ViT
+from paddle_vit.config import RECIPES, Config, _choices, load_config, make_config, parse_config, save_config
 
 
 def test_flags_override_the_recipe_which_overrides_the_defaults(tmp_path):
@@ -40,6 +41,18 @@ def test_a_named_model_keeps_its_shape():
     config = parse_config(["--dataset", "cifar10", "--model", "vit_small", "--depth", "3"])
     assert config.model_overrides() == {"depth": 3, "dropout": 0.0, "attention_dropout": 0.0, "drop_path": 0.1}
     assert config.image_size is None and config.mixup == 0.8  # 配方里的其余设置照旧
+
+
+@pytest.mark.parametrize("name", ["pool", "position_embedding", "head"])
+def test_the_choices_are_the_models(name):
+    field = next(field for field in dataclasses.fields(Config) if field.name == name)
+    with pytest.raises(UserError) as error:
+        ViT(**{name: "?"})
+    offered = re.search("只能是 (.*) 之一", str(error.value)).group(1).split("、")
+    assert list(_choices(field)) == offered
+    for choice in offered:
+        config = parse_config(["--recipe", "none", f"--{name.replace('_', '-')}", choice])
+        ViT(**{"image_size": 8, "patch_size": 4, "depth": 1, **config.model_overrides()})
 
 
 def test_underscores_are_hyphens():

@@ -44,6 +44,7 @@ def disagreement(model, fast, batch):
         dict(pool="cls"),
         dict(pool="cls", position_embedding="learnable", qkv_bias=True),
         dict(pool="cls", position_embedding="sincos", head="mlp", depth=1),
+        dict(pool="cls", position_embedding="sincos1d", num_heads=1),
         dict(position_embedding="learnable", head="mlp", qk_scale=0.3),
         dict(position_embedding="sincos", qkv_bias=True, dropout=0.5, attention_dropout=0.5, drop_path=0.5),
         dict(image_size=(8, 12), patch_size=(2, 4), in_channels=1, num_classes=0, mlp_ratio=1.5),

@@ -50,6 +50,16 @@ def test_layer_norm_equals_float64(shape):
         np.testing.assert_allclose(mine, exact, rtol=1e-4, atol=2e-5)
 
 
+def test_layer_norm_gives_no_gradient_to_a_fixed_input():
+    x, weight, bias = paddle.randn([5, 6]), paddle.ones([6]), paddle.zeros([6])
+    weight.stop_gradient = bias.stop_gradient = False
+    functional.layer_norm(x, weight, bias).sum().backward()
+    assert x.grad is None
+    normalized = F.layer_norm(x, [6]).numpy()
+    np.testing.assert_allclose(weight.grad.numpy(), normalized.sum(axis=0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(bias.grad.numpy(), 5, rtol=1e-6)
+
+
 def test_layer_norm_uses_its_epsilon():
     x, weight, bias = np.full((2, 4), 5.0) + np.eye(2, 4) * 1e-1, np.ones(4), np.zeros(4)
     ours = gradients(lambda *a: functional.layer_norm(*a, epsilon=1e-3), x, weight, bias)

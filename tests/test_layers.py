@@ -15,6 +15,7 @@ from paddle_vit import (
     PatchEmbedding,
     UserError,
     sincos_position_embedding,
+    sincos_position_embedding_1d,
 )
 
 erf = np.vectorize(math.erf)
@@ -249,6 +250,26 @@ def test_sincos_follows_the_formula():
     np.testing.assert_allclose(table[row * 4 + column], expected, atol=1e-6)
 
 
+def test_sincos_1d_follows_the_papers_formula():
+    N, D = 7, 6
+    expected = np.zeros((N, D))
+    for pos in range(N):
+        for i in range(D // 2):
+            expected[pos, 2 * i] = math.sin(pos / 10000 ** (2 * i / D))
+            expected[pos, 2 * i + 1] = math.cos(pos / 10000 ** (2 * i / D))
+    table = sincos_position_embedding_1d(N, D)
+    assert (table.shape, table.dtype) == ((N, D), np.float32)
+    np.testing.assert_allclose(table, expected, atol=1e-6)
+
+
+def test_sincos_1d_of_a_later_token_is_a_rotation_that_depends_on_the_distance_only():
+    N, D, distance = 20, 8, 5
+    table = sincos_position_embedding_1d(N, D).reshape(N, D // 2, 2)
+    table = table[..., 1] + 1j * table[..., 0]  # cos + i sin
+    rotation = np.exp(1j * distance * 10000.0 ** (-np.arange(0, D, 2) / D))
+    np.testing.assert_allclose(table[distance:], table[:-distance] * rotation, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "make, numbers",
     [
@@ -256,6 +277,8 @@ def test_sincos_follows_the_formula():
         (lambda: PatchEmbedding(8, 3, 1, 4), ("8", "3")),
         (lambda: PatchEmbedding(0, 3, 1, 4), ("0",)),
         (lambda: sincos_position_embedding(4, 6), ("6", "4")),
+        (lambda: sincos_position_embedding_1d(4, 7), ("7",)),
+        (lambda: sincos_position_embedding_1d(0, 8), ("num_tokens=0",)),
         (lambda: DropPath(1.0), ("1.0",)),
         (lambda: Mlp(4, mlp_ratio=0.1), ("0.1",)),
         (lambda: PatchEmbedding(8, 4, 1, 4)(paddle.zeros([1, 1, 9, 8])), ("9", "8")),

@@ -45,7 +45,7 @@ def test_import_has_no_side_effect():
 
 
 def test_import_is_light():
-    heavy = "('visualdl', 'matplotlib', 'pydantic')"
+    heavy = "('visualdl', 'matplotlib', 'pydantic', 'einops')"
     assert run_code(f"import json, sys, paddle_vit\nprint(json.dumps([m for m in {heavy} if m in sys.modules]))") == []
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import paddle
 import pytest
 
-from paddle_vit import UserError, ViT, count_parameters, create_model, list_models
+from paddle_vit import UserError, ViT, count_parameters, create_model, list_models, sincos_position_embedding_1d
 
 SMALL = dict(image_size=8, patch_size=4, in_channels=1, embed_dim=8, depth=2, num_heads=2, num_classes=3)
 
@@ -31,6 +31,30 @@ def test_default_is_the_lessons_model():
     assert count_parameters(model) == by_hand
 
 
+def test_an_articles_model_of_257_tokens():
+    D, L, K, patch = 128, 3, 10, 16
+    model = ViT(
+        image_size=256,
+        patch_size=patch,
+        num_classes=K,
+        embed_dim=D,
+        depth=L,
+        num_heads=8,
+        qkv_bias=True,
+        pool="cls",
+        position_embedding="learnable",
+    )
+    x = paddle.randn([2, 3, 256, 256])
+    assert model.patch_embed(x).shape == [2, 256, D]
+    assert model.forward_features(x).shape == [2, 1 + 256, D]
+    assert model.encoders[0].attn(paddle.randn([2, 257, D]))[1].shape == [2, 8, 257, 257]
+    assert model(x).shape == [2, K]
+    embedding = patch * patch * 3 * D + D + D + 257 * D  # 图块嵌入的权重和偏置,class token,位置编码
+    layer = 2 * 2 * D + (D * 3 * D + 3 * D) + (D * D + D) + (D * 4 * D + 4 * D) + (4 * D * D + D)
+    assert patch * patch * 3 == 768
+    assert count_parameters(model) == embedding + L * layer + 2 * D + D * K + K
+
+
 @pytest.mark.parametrize("name", [name for name in PUBLISHED if "huge" not in name])
 def test_published_parameter_counts(name):
     assert count_parameters(create_model(name)) == PUBLISHED[name]
@@ -56,6 +80,7 @@ VARIANTS = [
     dict(pool="cls"),
     dict(position_embedding="learnable"),
     dict(position_embedding="sincos"),
+    dict(position_embedding="sincos1d"),
     dict(pool="cls", position_embedding="learnable", qkv_bias=True, head="mlp"),
     dict(pool="cls", position_embedding="sincos", drop_path=0.2, dropout=0.1, attention_dropout=0.1),
     dict(image_size=(8, 12), patch_size=(4, 3), qk_scale=0.3, mlp_ratio=2.0),
@@ -83,7 +108,9 @@ def permute_patches(x, order):
     return patches.reshape([-1, 1, 8, 8])
 
 
-@pytest.mark.parametrize("position_embedding, same", [("none", True), ("learnable", False), ("sincos", False)])
+@pytest.mark.parametrize(
+    "position_embedding, same", [("none", True), ("learnable", False), ("sincos", False), ("sincos1d", False)]
+)
 def test_permuting_patches(position_embedding, same):
     model = ViT(**SMALL, position_embedding=position_embedding)
     if position_embedding == "learnable":
@@ -112,11 +139,19 @@ def test_class_token_pool_reads_the_first_token():
     np.testing.assert_allclose(model(x).numpy(), expected, atol=1e-5)
 
 
-def test_sincos_is_fixed_and_not_saved():
-    model = ViT(**SMALL, pool="cls", position_embedding="sincos")
+@pytest.mark.parametrize("position_embedding", ["sincos", "sincos1d"])
+def test_sincos_is_fixed_and_not_saved(position_embedding):
+    model = ViT(**SMALL, pool="cls", position_embedding=position_embedding)
     assert "position_embedding" not in model.state_dict()
     assert "position_embedding" not in dict(model.named_parameters())
     np.testing.assert_array_equal(model.position_embedding.numpy()[0, 0], 0)
+
+
+@pytest.mark.parametrize("pool", ["avg", "cls"])
+def test_sincos_1d_numbers_the_patches_row_by_row(pool):
+    model = ViT(**{**SMALL, "image_size": (8, 12)}, pool=pool, position_embedding="sincos1d")
+    patches = model.position_embedding.numpy()[0, int(pool == "cls") :]
+    np.testing.assert_array_equal(patches, sincos_position_embedding_1d(2 * 3, 8))
 
 
 def test_drop_path_grows_linearly():
@@ -135,7 +170,8 @@ def test_heads():
     "options, words",
     [
         (dict(pool="max"), ("max", "avg")),
-        (dict(position_embedding="rope"), ("rope", "sincos")),
+        (dict(position_embedding="rope"), ("rope", "sincos", "sincos1d")),
+        (dict(position_embedding="sincos1d", embed_dim=7, num_heads=1), ("7",)),
         (dict(head="conv"), ("conv", "mlp")),
         (dict(depth=0), ("0", "1")),
         (dict(num_classes=-1), ("-1",)),

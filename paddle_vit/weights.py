@@ -1,0 +1,100 @@
+"""微调(Fine-tuning):从别的运行的权重开始训练。"""
+
+import dataclasses
+import json
+from pathlib import Path
+
+from .checkpoint import atomic_write, differences, read_weights
+from .data import load_info
+from .errors import UserError
+
+__all__ = ["StartReport", "run_of", "save_report", "start_from"]
+
+
+@dataclasses.dataclass(frozen=True)
+class StartReport:
+    """微调开始时,哪些权重是取来的。
+
+    Attributes:
+        source (str): 从哪里取的。
+        loaded (tuple[str]): 取来的张量的名字。
+        fresh (tuple[str]): 保持随机初值的张量的名字,只会是分类头的。
+    """
+
+    source: str
+    loaded: tuple
+    fresh: tuple
+
+    def __str__(self):
+        rest = f"分类头重新开始学({'、'.join(self.fresh)})" if self.fresh else "分类头也取来了"
+        return f"微调:从 {self.source} 取来 {len(self.loaded)} 个张量,{rest}"
+
+
+def run_of(source):
+    """权重来源所在的运行目录;单独的权重文件没有,是 ``None``。
+
+    Args:
+        source (str | Path): 运行目录,或 .pdparams 文件。
+
+    Raises:
+        UserError: 路径不存在。
+    """
+    source = Path(source)
+    if not source.exists():
+        raise UserError(f"没有 {source}:微调要从一个运行目录(如 runs/…)或 .pdparams 权重文件开始,请检查路径。")
+    if source.is_dir():
+        return source
+    return source.parent if (source.parent / "config.yaml").exists() else None
+
+
+def start_from(model, source, classes=None):
+    """把另一个运行的权重放进模型,作为训练的起点;分类头对不上时保持随机的初值。
+
+    分类头只在类别相同时才取来:来源记着类别名、又给了 ``classes`` 时比类别名,否则只看名字和形状是否全都对上。
+    来源:ViT 论文(arXiv 2010.11929)3.2 节。
+
+    Args:
+        model (ViT): 新模型。
+        source (str | Path): 运行目录(取 best.pdparams),或 .pdparams 文件。
+        classes (Sequence[str] | None): 新模型的类别名。
+
+    Returns:
+        StartReport: 哪些取来了,哪些没有。
+
+    Raises:
+        UserError: 没有这个文件、文件损坏,或分类头以外的张量对不上。
+    """
+    directory, source = run_of(source), Path(source)
+    path = source / "best.pdparams" if source.is_dir() else source
+    given, wanted = read_weights(path, plain=True), model.state_dict()
+    head, new_head = _head_of(given), _head_of(wanted)
+    if differences(new_head, head) or not _same_classes(directory, classes):
+        given = {name: value for name, value in given.items() if name not in head}
+        wanted = {name: value for name, value in wanted.items() if name not in new_head}
+    details = differences(wanted, given)
+    if details:
+        raise UserError(
+            f"{path} 的权重放不进这个模型:{details}。除了分类头,微调的模型要与原来的形状相同:"
+            "请用原来的 --patch-size、--embed-dim、--image-size 等,图像的通道数也要相同。"
+        )
+    for name, value in given.items():
+        wanted[name].set_value(value.astype(wanted[name].dtype))
+    fresh = [name for name in model.state_dict() if name not in given]
+    return StartReport(str(source), tuple(given), tuple(fresh))
+
+
+def _head_of(state):
+    return {name: value for name, value in state.items() if name.startswith("head.")}
+
+
+def _same_classes(directory, classes):
+    """类别名是否相同;有一方不知道时,算相同。"""
+    if classes is None or directory is None:
+        return True
+    return tuple(classes) == load_info(directory / "data.json").classes
+
+
+def save_report(report, path):
+    """把 ``StartReport`` 写成 JSON(运行目录里的 init.json)。"""
+    text = json.dumps(dataclasses.asdict(report), ensure_ascii=False, indent=1)
+    atomic_write(path, f"{text}\n".encode())
