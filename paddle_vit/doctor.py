@@ -300,6 +300,7 @@ def check_head(run):
         + first,
         "主干(backbone)是学过的,分类头却要从头学,开头的正确率等于瞎猜。",
         "分类头的形式(--head)要与原来相同;装好权重之后不要再初始化 model.head。",
+        explains_failure=True,
     )
 
 
@@ -341,7 +342,7 @@ def check_not_finite(run):
         "损失变成了 NaN",
         evidence,
         "图像是正常的数;多半是学习率太大,权重越走越远,直到超出 float32;自己改过的层里除以零、log(0) 也会这样。",
-        f"--lr {run.config.lr / 10:g},--clip-grad 1,--warmup-epochs 5;检查改过的层。",
+        f"--lr {min(run.config.lr / 10, 1e-3):g},--clip-grad 1,--warmup-epochs 5;检查改过的层。",
     )
 
 
@@ -372,12 +373,13 @@ def check_learning_rate_too_high(run):
     if later < 0.03 and first < 0.3:
         return None
     worst = max(updates, key=lambda update: update["ratio"])
+    better = run.config.lr * min(0.1, 0.005 / worst["ratio"])  # 改动与学习率成正比:使它回到百分之零点五
     return Finding(
         "学习率太大",
         f"第 {worst['step'] + 1} 步(学习率 {worst['lr']:g})一步就把全部权重改动了 {worst['ratio']:.1%}"
         f"(正常是 0.1 % 到 1 %);最后几轮的训练损失 {_late_loss(run)},瞎猜是 {run.chance_loss:.2f}",
         "每步迈得太大,总是越过低处,损失停在瞎猜附近、上下乱跳,或学得又慢又差。",
-        f"--lr {run.config.lr / 10:g}(再以 3 倍为一档试),并保留预热 --warmup-epochs 5。",
+        f"--lr {better:.0e}(再以 3 倍为一档试),并保留预热 --warmup-epochs 5。",
     )
 
 
@@ -454,9 +456,10 @@ def check_train_and_validation_disagree(run):
 
 def check_too_few_steps(run):
     """训练得太少,还看不出什么。"""
-    # 200 步之后,digits 的验证损失都降到瞎猜的一半以下;大数据集一轮就不止这么多步
+    # 学得顺利时,digits 上 100 步之内验证正确率就远高于瞎猜,200 步之内损失降到瞎猜的一半以下;各放宽一倍
     high = min(run.late("train_loss"), run.late("val_loss")) > 0.5 * run.chance_loss
-    if run.total_steps >= 200 or not (run.failed or high):
+    enough = 200 if run.failed else 400
+    if run.total_steps >= enough or not (run.failed or high):
         return None
     return Finding(
         "训练得太少",
