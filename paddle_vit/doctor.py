@@ -455,11 +455,11 @@ def check_train_and_validation_disagree(run):
 
 
 def check_too_few_steps(run):
-    """训练得太少,还看不出什么。"""
+    """训练得太少,还看不出什么;没有训练完的另有 ``check_unfinished``。"""
     # 学得顺利时,digits 上 100 步之内验证正确率就远高于瞎猜,200 步之内损失降到瞎猜的一半以下;各放宽一倍
     high = min(run.late("train_loss"), run.late("val_loss")) > 0.5 * run.chance_loss
     enough = 200 if run.failed else 400
-    if run.total_steps >= enough or not (run.failed or high):
+    if run.summary is None or run.total_steps >= enough or not (run.failed or high):
         return None
     return Finding(
         "训练得太少",
@@ -473,8 +473,8 @@ def check_too_few_steps(run):
 def check_stuck(run):
     """损失停在 ln(类别数),而上面的病因都不是。"""
     loss = run.late("train_loss")
-    # 训练损失离瞎猜不到 5 %,验证正确率等于瞎猜
-    if not run.failed or loss < 0.95 * run.chance_loss:
+    # 更新了 200 次以上(见 check_too_few_steps),训练损失离瞎猜不到 5 %,验证正确率等于瞎猜
+    if not run.failed or run.total_steps < 200 or loss < 0.95 * run.chance_loss:
         return None
     config = run.config
     hints = []

@@ -399,6 +399,7 @@ def sample(**changes):
         ({"summary": None, "running": True}, []),
         ({**CHANCE, "summary": None, "data_wait": [0.5] * 10}, ["损失停在 ln(类别数)", "读数据太慢", "训练没有完成"]),
         ({**CHANCE, "epochs": 1}, ["训练得太少"]),
+        ({**CHANCE, "epochs": 1, "summary": None}, ["训练没有完成"]),
         ({"health": {}}, []),
         ({**CHANCE, "health": {}}, ["损失停在 ln(类别数)"]),
         ({"metrics": []}, []),
