@@ -287,9 +287,10 @@ def check_head(run):
         return None
     fresh = [name for name in run.init["fresh"] if name.startswith("head.")]
     before, losses = _load_metrics(directory), run.health["first_steps"]
-    # 来源学会了(训练损失在瞎猜的八成以下)的话,装好之后第一步的损失也应当如此;九成以上就是没有装上
+    # 来源学会了(训练损失在瞎猜的八成以下)的话,装好之后第一步的损失应当与它相近;离瞎猜更近就是没有装上
     learned = bool(before) and before[-1]["train_loss"] < 0.8 * run.chance_loss
-    at_chance = learned and losses["from"] == 0 and losses["loss"][0] > 0.9 * run.chance_loss
+    middle = (before[-1]["train_loss"] + run.chance_loss) / 2 if learned else math.inf
+    at_chance = losses["from"] == 0 and losses["loss"][0] > middle
     if not fresh and not at_chance:
         return None
     first = f",第一步的损失 {losses['loss'][0]:.2f},瞎猜是 {run.chance_loss:.2f}" if losses["from"] == 0 else ""
