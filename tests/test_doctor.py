@@ -297,6 +297,8 @@ def test_head_not_loaded(tmp_path):
     ):
         directory = train(
             tmp_path / case,
+            "--seed",
+            1,
             "--epochs",
             2,
             "--lr",
