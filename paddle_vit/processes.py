@@ -286,12 +286,13 @@ def sum_gradients(parameters, values):
     """把各进程的梯度换成它们的和,顺便把几个数加起来;所有的数拼成一个长向量,只通信一次。
 
     Args:
-        parameters (list[Parameter]): 都已经有梯度。
+        parameters (list[Parameter]): 冻结的、没有用到的没有梯度,跳过;各进程跳过的相同。
         values (list[float]): 每个进程自己的几个数。
 
     Returns:
         list[float]: values 各项在各进程上的和。
     """
+    parameters = [parameter for parameter in parameters if parameter.grad is not None]
     gradients = [parameter.grad.reshape([-1]) for parameter in parameters]
     flat = paddle.concat([*gradients, paddle.to_tensor(values, dtype=gradients[0].dtype)])
     all_reduce(flat)

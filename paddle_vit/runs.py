@@ -19,6 +19,7 @@ __all__ = [
     "LoadedRun",
     "build_model",
     "first_weights",
+    "is_in_use",
     "load_run",
     "open_run",
     "patches_per_image",
@@ -86,6 +87,22 @@ def _locked(directory):
             yield
     except Timeout:
         raise UserError(f"{directory} 正被另一个训练使用:请等它结束,或用 --output 换一个目录。") from None
+
+
+def is_in_use(directory):
+    """这个运行目录是否正被一个训练使用。"""
+    from filelock import FileLock, Timeout
+
+    path = Path(directory) / ".lock"
+    try:
+        if path.exists():
+            with FileLock(str(path), timeout=0):
+                pass
+    except Timeout:
+        return True
+    except OSError:  # 只读的目录里锁不了,也就没有训练在写
+        return False
+    return False
 
 
 def patches_per_image(config):

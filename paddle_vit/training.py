@@ -18,6 +18,7 @@ from .checkpoint import atomic_write, load_weights_into, read_state, save_weight
 from .config import Config, result_settings
 from .data import evaluation_batches, step_size, training_batches, varied_indices
 from .errors import UserError
+from .health import Health, NotFinite
 from .processes import all_reduce, meet, share_weights, sum_gradients, sum_over_processes
 from .vit import count_parameters
 
@@ -217,6 +218,8 @@ class _Progress:
     images: int = 0
     epoch_seconds: float = 0.0
     wait_seconds: float = 0.0  # 这一轮里等数据的时间(秒)
+    grad_norm_sum: float = 0.0  # 这一轮至今的梯度范数之和、最大值
+    grad_norm_max: float = 0.0
     seconds: float = 0.0  # 全程用时(秒),含评估
     best_epoch: int = 0  # 从 1 起;0 表示还没有
     best_top1: float = -1.0
@@ -226,6 +229,7 @@ class _Progress:
         self.epoch, self.step = epoch, 0
         self.loss_sum, self.correct, self.images = 0.0, 0.0, 0
         self.epoch_seconds, self.wait_seconds = 0.0, 0.0
+        self.grad_norm_sum, self.grad_norm_max = 0.0, 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -268,6 +272,7 @@ class _Trainer:
         self.progress = _Progress()
         self.batch = step_size(len(data.train), config, world)
         self.steps_per_epoch = len(data.train) // self.batch
+        self.health = Health(directory, enabled=rank == 0 and directory is not None)
 
     # ---- 一步 ----
 
@@ -285,7 +290,7 @@ class _Trainer:
         """
         chunks = min(self.config.accumulate, len(images))
         pieces = list(zip(np.array_split(images, chunks), np.array_split(targets, chunks)))
-        loss_sum, correct = 0.0, 0
+        p, loss_sum, correct = self.progress, 0.0, 0
         for x, y in pieces:
             with _autocast(self.precision):
                 logits = self.model(paddle.to_tensor(x))  # [b, K]
@@ -304,18 +309,30 @@ class _Trainer:
         norm = float(paddle.nn.utils.clip_grad_norm_(self.trained, clip))
         healthy = math.isfinite(loss_sum) and (math.isfinite(norm) or self.precision == "float16")
         if not healthy:
-            p = self.progress
-            raise UserError(
+            where = {"epoch": p.epoch + 1, "step": p.step + 1, "loss": str(loss_sum / count), "grad_norm": str(norm)}
+            raise NotFinite(
                 f"第 {p.epoch + 1} 轮第 {p.step + 1} 步(全程第 {p.epoch * self.steps_per_epoch + p.step + 1} 步)"
                 f"损失或梯度变成了 NaN 或无穷大(loss={loss_sum / count},梯度范数={norm},lr={learning_rate:g}):"
-                "请调小 --lr,加长 --warmup-epochs,或检查数据;之前的检查点不受影响。"
+                "请调小 --lr,加长 --warmup-epochs,或检查数据;之前的检查点不受影响。",
+                {**where, "lr": learning_rate, "inputs_finite": bool(np.isfinite(images).all())},
             )
+        measured = self.health.enabled and self._is_measured()
+        if measured:
+            self.health.before_update(self.model)
         self.optimizer.set_lr(learning_rate)
         self.scaler.step(self.optimizer)
+        if measured:
+            self.health.after_update(self.model, p.epoch * self.steps_per_epoch + p.step, learning_rate)
         self.scaler.update()
         self.optimizer.clear_grad(set_to_zero=False)
         self.ema.update()
         return _Step(loss_sum / count, int(correct), int(count), norm, flags)
+
+    def _is_measured(self):
+        """要不要量这一步的更新:开头两步,以及大约十轮的最后一步;每步都量会慢几个百分点。"""
+        p = self.progress
+        last = p.step == self.steps_per_epoch - 1 and _is_now_and_then(p.epoch, self.config.epochs)
+        return last or (p.epoch == 0 and p.step < 2)
 
     # ---- 一轮 ----
 
@@ -348,6 +365,10 @@ class _Trainer:
             p.loss_sum += step.loss * step.images
             p.correct += step.correct
             p.images += step.images
+            if math.isfinite(step.grad_norm):  # float16 偶尔溢出,那一步不更新,也不算
+                p.grad_norm_sum += step.grad_norm
+                p.grad_norm_max = max(p.grad_norm_max, step.grad_norm)
+            self.health.step(global_step, step.loss, step.grad_norm)
             now = time.monotonic()
             p.epoch_seconds = before.epoch_seconds + now - started
             p.seconds = before.seconds + now - started
@@ -505,9 +526,15 @@ def fit(model, data, config, directory, make_log, precision=None, rank=0, world=
     position = trainer.restore()
     if world > 1:
         share_weights(model)
+    trainer.health.data(data)
+    meet("examined data", world)
+    trainer.health.watch(model)
     log = make_log(trainer.steps_per_epoch, position)
     try:
         return _fit(trainer, log, resumed=position is not None)
+    except NotFinite as error:
+        trainer.health.stopped(error.where)
+        raise
     finally:
         log.close()
 
@@ -534,11 +561,13 @@ def _fit(trainer, log, resumed):
             trainer.update_best(evaluation)
             if _is_now_and_then(p.epoch, config.epochs):
                 trainer.log_attention(log)
+        trainer.health.evaluation(evaluation, len(info.classes))
         p.seconds += time.monotonic() - started
         if _is_now_and_then(p.epoch, config.epochs):
             log.evaluation("val", evaluation, data.val, info.classes, p.epoch + 1)
             weights = ((name, value.numpy()) for name, value in trainer.model.named_parameters() if value.ndim > 1)
             log.histograms(weights, p.epoch + 1)
+            trainer.health.write()
         log.epoch(
             {
                 "epoch": p.epoch + 1,
@@ -547,6 +576,8 @@ def _fit(trainer, log, resumed):
                 "val_loss": evaluation.loss,
                 "val_top1": evaluation.top1,
                 "lr": learning_rate((p.epoch + 1) * trainer.steps_per_epoch - 1, config, trainer.steps_per_epoch),
+                "grad_norm": p.grad_norm_sum / trainer.steps_per_epoch,
+                "grad_norm_max": p.grad_norm_max,
                 "images_per_second": speed,
                 "data_wait": data_wait,
                 "seconds": p.seconds,
