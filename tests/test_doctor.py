@@ -38,7 +38,7 @@ SMALL = (
 class QuickLog(RunLog):
     """不画图的 RunLog:画图比这样小的训练还慢。"""
 
-    def images(self, tag, images, step):
+    def images(self, tag, images, step, columns=8):
         pass
 
     def histograms(self, named_arrays, step):
