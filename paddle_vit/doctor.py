@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .checkpoint import read_json
 from .config import load_config
 from .data import load_info, step_size
 from .errors import UserError
@@ -679,8 +680,8 @@ def load_records(directory):
         load_info(directory / "data.json"),
         _load_metrics(directory),
         load_health(directory) or {},
-        _read_json(directory / "summary.json"),
-        _read_json(directory / "init.json"),
+        read_json(directory / "summary.json"),
+        read_json(directory / "init.json"),
         is_in_use(directory),
     )
 
@@ -698,15 +699,3 @@ def _load_metrics(directory):
         return lines
     except (ValueError, TypeError, KeyError):
         raise UserError(f"{path} 已损坏:请换一个备份,或重新训练。") from None
-
-
-def _read_json(path):
-    if not path.exists():
-        return None
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise UserError(f"{path} 已损坏:请换一个备份,或重新训练。")
-    return value
