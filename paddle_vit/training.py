@@ -24,7 +24,7 @@ from .processes import meet, share_weights, sum_gradients, sum_over_processes
 from .runtime import autocast
 from .vit import count_parameters
 
-__all__ = ["Ema", "fit", "learning_rate", "make_optimizer"]
+__all__ = ["Ema", "choose_trained", "fit", "is_decayed", "learning_rate", "make_optimizer"]
 
 FIGURE_STEPS = 80  # 混淆矩阵和判错的图像至少隔这么多步画一次:画一次与几步到几十步训练一样慢
 
