@@ -13,12 +13,14 @@ __all__ = [
     "augment_batch",
     "augment_image",
     "mix_batch",
+    "normalize",
     "rand_augment",
     "random_crop",
     "random_erasing",
     "random_flip",
     "random_resized_crop",
     "resize_and_center_crop",
+    "to_pixels",
 ]
 
 IMAGE_NUMBERS = 16  # 每行里给逐张变换的个数:裁剪 4,RandAugment 每种变换 3,最多 4 种
@@ -188,6 +190,12 @@ def normalize(images, mean, std):
     scale = (1 / (255 * np.asarray(std))).astype("float32")  # [C]
     shift = (-np.asarray(mean) / np.asarray(std)).astype("float32")  # [C]
     return np.ascontiguousarray((images * scale + shift).transpose(0, 3, 1, 2))  # [B, C, H, W]
+
+
+def to_pixels(images, mean, std):
+    """``normalize`` 的反过程:float32 [B, C, H, W] -> uint8 [B, H, W, C],用来给人看。"""
+    pixels = images.transpose(0, 2, 3, 1) * np.asarray(std) + np.asarray(mean)  # [B, H, W, C]
+    return np.clip(np.rint(pixels * 255), 0, 255).astype("uint8")
 
 
 def mix_batch(images, targets, mixup, cutmix, rng):

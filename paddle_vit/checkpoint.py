@@ -21,8 +21,8 @@ from safetensors.numpy import save as to_safetensors
 from .cli import describe_os_error
 from .errors import UserError
 
-__all__ = ["atomic_write", "differences", "load_weights_into", "read_state", "read_weights", "save_weights"]
-__all__ += ["write_state"]
+__all__ = ["atomic_write", "differences", "load_weights_into", "read_json", "read_state", "read_weights"]
+__all__ += ["save_weights", "write_state"]
 
 
 def atomic_write(path, data):
@@ -44,6 +44,27 @@ def atomic_write(path, data):
         with contextlib.suppress(OSError):  # 目录不可写时,临时文件本来就没有
             temporary.unlink()
         raise UserError(describe_os_error(error, path)) from None
+
+
+def read_json(path, advice="请换一个备份,或重新训练"):
+    """读一个 JSON 文件(字典);没有这个文件时是 ``None``。
+
+    Args:
+        path (Path): 文件。
+        advice (str): 文件损坏时怎么办,写进提示。
+
+    Raises:
+        UserError: 文件已损坏。
+    """
+    if not path.exists():
+        return None
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} 已损坏:{advice}。")
+    return value
 
 
 def save_weights(path, state):

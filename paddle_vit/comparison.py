@@ -12,10 +12,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from .checkpoint import atomic_write
+from .checkpoint import atomic_write, read_json
 from .config import load_config, make_config, result_settings, save_config
 from .errors import UserError
-from .logs import METRICS_FILE
+from .logs import load_metrics
 from .pictures import figure_and_font, text_style
 from .reports import markdown, terminal
 from .vit import ViT, model_settings
@@ -189,11 +189,8 @@ def _train(config, directory, script):
 
 def _row(variant, directories):
     """一个变体各个种子的结果。"""
-    summaries = [json.loads((path / "summary.json").read_text(encoding="utf-8")) for path in directories]
-    curves = [
-        [json.loads(line) for line in (path / METRICS_FILE).read_text(encoding="utf-8").splitlines()]
-        for path in directories
-    ]
+    summaries = [read_json(path / "summary.json") for path in directories]
+    curves = [load_metrics(path) for path in directories]
     return {
         "switch": variant.switch,
         "value": variant.value,

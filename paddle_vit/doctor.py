@@ -10,17 +10,16 @@
 """
 
 import dataclasses
-import json
 import math
 from pathlib import Path
 
 import numpy as np
 
+from .checkpoint import read_json
 from .config import load_config
 from .data import load_info, step_size
-from .errors import UserError
 from .health import load_health
-from .logs import METRICS_FILE
+from .logs import load_metrics
 from .runs import is_in_use, patches_per_image
 
 __all__ = ["Finding", "Run", "diagnose", "load_records", "report"]
@@ -286,7 +285,7 @@ def check_head(run):
     if not (directory / "data.json").exists() or load_info(directory / "data.json").classes != run.info.classes:
         return None
     fresh = [name for name in run.init["fresh"] if name.startswith("head.")]
-    before, losses = _load_metrics(directory), run.health["first_steps"]
+    before, losses = load_metrics(directory), run.health["first_steps"]
     # 来源学会了(训练损失在瞎猜的八成以下)的话,装好之后第一步的损失应当与它相近;离瞎猜更近就是没有装上
     learned = bool(before) and before[-1]["train_loss"] < 0.8 * run.chance_loss
     middle = (before[-1]["train_loss"] + run.chance_loss) / 2 if learned else math.inf
@@ -677,36 +676,9 @@ def load_records(directory):
         directory,
         load_config(directory),
         load_info(directory / "data.json"),
-        _load_metrics(directory),
+        load_metrics(directory),
         load_health(directory) or {},
-        _read_json(directory / "summary.json"),
-        _read_json(directory / "init.json"),
+        read_json(directory / "summary.json"),
+        read_json(directory / "init.json"),
         is_in_use(directory),
     )
-
-
-def _load_metrics(directory):
-    """metrics.jsonl 的各行;没有文件时是空的,最后半行(写到一半被杀掉)不算。"""
-    path = directory / METRICS_FILE
-    if not path.exists():
-        return []
-    try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
-        for name in ("train_loss", "train_top1", "val_loss", "val_top1", "lr", "images_per_second", "data_wait"):
-            for line in lines:
-                float(line[name])
-        return lines
-    except (ValueError, TypeError, KeyError):
-        raise UserError(f"{path} 已损坏:请换一个备份,或重新训练。") from None
-
-
-def _read_json(path):
-    if not path.exists():
-        return None
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise UserError(f"{path} 已损坏:请换一个备份,或重新训练。")
-    return value

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .checkpoint import atomic_write
+from .checkpoint import atomic_write, read_json
 from .errors import UserError
 
 __all__ = ["Health", "NotFinite", "load_health", "neighbour_top1"]
@@ -179,15 +179,8 @@ def load_health(directory):
     Raises:
         UserError: 文件已损坏。
     """
-    path = Path(directory) / HEALTH_FILE
-    if not path.exists():
-        return None
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        record = None
-    if not isinstance(record, dict) or not all(
-        isinstance(record.get(name, kind()), kind) for name, kind in _KINDS.items()
-    ):
-        raise UserError(f"{path} 已损坏:请删除它再试,少了它只是有几项查不了。")
+    path, advice = Path(directory) / HEALTH_FILE, "请删除它再试,少了它只是有几项查不了"
+    record = read_json(path, advice)
+    if record is not None and not all(isinstance(record.get(name, kind()), kind) for name, kind in _KINDS.items()):
+        raise UserError(f"{path} 已损坏:{advice}。")
     return record

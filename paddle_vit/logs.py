@@ -12,9 +12,10 @@ from pathlib import Path
 from PIL import Image
 
 from .checkpoint import atomic_write
+from .errors import UserError
 from .pictures import confusion_figure, draw, image_grid, mistakes_figure
 
-__all__ = ["RunLog"]
+__all__ = ["RunLog", "load_metrics"]
 
 VISUALDL_FILE = "vdlrecords.log"  # 固定的名字:VisualDL 只读目录里最新的一个文件,续训必须接着写同一个
 METRICS_FILE = "metrics.jsonl"
@@ -231,3 +232,25 @@ class RunLog:
         if self.enabled:
             self._bar.close()
             self._writer.close()
+
+
+def load_metrics(directory):
+    """读回 metrics.jsonl,每轮一个字典;没有文件时是空的,最后半行(写到一半被杀掉)不算。
+
+    Args:
+        directory (str | Path): 运行目录。
+
+    Raises:
+        UserError: 文件已损坏。
+    """
+    path = Path(directory) / METRICS_FILE
+    if not path.exists():
+        return []
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+        for name in ("train_loss", "train_top1", "val_loss", "val_top1", "lr", "images_per_second", "data_wait"):
+            for line in lines:
+                float(line[name])
+        return lines
+    except (ValueError, TypeError, KeyError):
+        raise UserError(f"{path} 已损坏:请换一个备份,或重新训练。") from None

@@ -1,19 +1,23 @@
-"""运行目录:训练时建立和上锁,评估和预测时读回。"""
+"""一次运行:由设置训练出一个运行目录(``train``),评估和预测时读回(``load_run``)。"""
 
 import contextlib
 import dataclasses
 import itertools
 import time
+from functools import partial
 from pathlib import Path
 
-from .checkpoint import load_weights_into
+from .checkpoint import load_weights_into, read_json
 from .cli import describe_os_error
 from .config import load_config, save_config
-from .data import DataInfo, check_same_data, image_size_of, load_info, save_info
+from .data import DataInfo, check_same_data, image_size_of, load_data, load_info, save_info
 from .errors import UserError
-from .processes import tell_others
+from .logs import RunLog
+from .processes import one_after_another, tell_others
+from .runtime import autocast_dtype, describe_runtime, seed_everything, setup_runtime
+from .training import fit
 from .vit import create_model, model_settings
-from .weights import run_of, start_from
+from .weights import run_of, save_report, start_from
 
 __all__ = [
     "LoadedRun",
@@ -24,7 +28,49 @@ __all__ = [
     "open_run",
     "patches_per_image",
     "source_statistics",
+    "train",
 ]
+
+
+def train(config):
+    """由设置训练一个模型:读数据、建模型、建运行目录、训练,最后评估测试集。``scripts/train.py`` 做的就是它。
+
+    在调用它的这一个进程里训练。几个进程一起训练时,每个进程都调用它(见 ``processes.companions``)。
+
+    Args:
+        config (Config): 全部设置,由 ``make_config`` 或 ``parse_config`` 建立。
+
+    Returns:
+        LoadedRun: 训练好的运行,模型装着最佳权重,处于评估状态,可以直接交给 ``predict``。
+
+    Raises:
+        UserError: 数据、设置或运行目录有误,损失变成 NaN,磁盘满等;或者要几个进程而只有这一个。
+    """
+    runtime = setup_runtime(config.device, config.threads)
+    rank, world = runtime["rank"], runtime["processes"]
+    if config.processes != "auto" and config.processes > world:
+        raise UserError(
+            f"processes={config.processes},而这里只有 {world} 个进程:在笔记本里请去掉它,"
+            "要几个进程请用 python scripts/train.py。"
+        )
+    precision = autocast_dtype(config.precision, runtime["device"])
+    if rank == 0:
+        print(f"{describe_runtime(runtime)}\n读取数据 {config.dataset} …", flush=True)
+    with one_after_another(rank, world):
+        data = source_statistics(load_data(config), config)
+    seed_everything(config.seed)
+    model = build_model(config, data.info)
+    report = first_weights(model, config, data.info)
+    with open_run(config, data.info, rank, world) as directory:
+        if rank == 0:
+            print(f"运行目录 {directory};看曲线:python scripts/board.py {directory.parent}", flush=True)
+        if rank == 0 and report is not None:
+            print(report, flush=True)
+            save_report(report, directory / "init.json")
+        make_log = partial(RunLog, directory, config.epochs, every=config.log_every, enabled=rank == 0)
+        fit(model, data, config, directory, make_log, precision, rank, world)
+    model.eval()
+    return LoadedRun(directory, config, data.info, model)
 
 
 @contextlib.contextmanager
@@ -166,12 +212,24 @@ def first_weights(model, config, info):
 
 @dataclasses.dataclass(frozen=True)
 class LoadedRun:
-    """读回的运行:设置、数据集的说明、装好最佳权重的模型。"""
+    """训练好的运行。
+
+    Attributes:
+        directory (Path): 运行目录。
+        config (Config): 设置。
+        info (DataInfo): 数据集的说明。
+        model (ViT): 装好最佳权重,处于评估状态。
+    """
 
     directory: Path
     config: object
     info: DataInfo
     model: object
+
+    @property
+    def summary(self):
+        """summary.json 的内容:测试和验证的正确率、最好的一轮、用时等;还没训练完时是 ``None``。"""
+        return read_json(self.directory / "summary.json")
 
 
 def load_run(directory):

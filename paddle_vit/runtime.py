@@ -1,5 +1,6 @@
 """设备、线程、CPU 调优和随机种子。只有脚本和笔记本调用这里的函数,导入本身什么也不改。"""
 
+import contextlib
 import ctypes
 import os
 import platform
@@ -12,7 +13,7 @@ import paddle
 from .errors import UserError
 from .processes import join_processes, local_processes, usable_cores
 
-__all__ = ["autocast_dtype", "describe_runtime", "pick_device", "seed_everything", "setup_runtime"]
+__all__ = ["autocast", "autocast_dtype", "describe_runtime", "pick_device", "seed_everything", "setup_runtime"]
 
 
 def _cpu_flags():
@@ -210,3 +211,10 @@ def autocast_dtype(precision, device):
     if precision == "auto":
         return "bfloat16" if paddle.amp.is_bfloat16_supported() else "float16"
     return None if precision == "float32" else precision
+
+
+def autocast(precision):
+    """在 with 里用混合精度(mixed precision)计算;``autocast_dtype`` 给出 ``None`` 时照常用 float32。"""
+    if precision is None:
+        return contextlib.nullcontext()
+    return paddle.amp.auto_cast(dtype=precision, level="O1")

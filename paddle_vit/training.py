@@ -1,4 +1,4 @@
-"""训练:优化器、学习率、一轮训练、评估、整个过程。第二个读这个文件。"""
+"""训练:优化器、学习率、一轮训练、整个过程。第二个读这个文件。"""
 
 import contextlib
 import dataclasses
@@ -13,16 +13,20 @@ import paddle
 import paddle.nn.functional as F
 
 from .attention_maps import attention_weights, head_overlays, rollout, side_by_side, token_map
-from .augment import normalize
+from .augment import normalize, to_pixels
 from .checkpoint import atomic_write, load_weights_into, read_state, save_weights, write_state
 from .config import Config, result_settings
-from .data import evaluation_batches, step_size, training_batches, varied_indices
+from .data import step_size, training_batches, varied_indices
 from .errors import UserError
+from .evaluation import evaluate
 from .health import Health, NotFinite
-from .processes import all_reduce, meet, share_weights, sum_gradients, sum_over_processes
+from .processes import meet, share_weights, sum_gradients, sum_over_processes
+from .runtime import autocast
 from .vit import count_parameters
 
-__all__ = ["Ema", "Evaluation", "evaluate", "fit", "learning_rate", "make_optimizer"]
+__all__ = ["Ema", "choose_trained", "fit", "is_decayed", "learning_rate", "make_optimizer"]
+
+FIGURE_STEPS = 80  # 混淆矩阵和判错的图像至少隔这么多步画一次:画一次与几步到几十步训练一样慢
 
 
 def learning_rate(step, config, steps_per_epoch):
@@ -86,93 +90,6 @@ class Ema:
         finally:
             for name, value in saved.items():
                 self.parameters[name].set_value(value)
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """逐张的评估结果,各种指标都由它算出。
-
-    Attributes:
-        labels (ndarray): int64,[n],真实类别。
-        losses (ndarray): float32,[n],交叉熵(不含标签平滑)。
-        classes (ndarray): int64,[n, k],概率最大的 k 个类别,k = min(5, 类别数)。
-        probabilities (ndarray): float32,[n, k],它们的概率。
-    """
-
-    labels: np.ndarray
-    losses: np.ndarray
-    classes: np.ndarray
-    probabilities: np.ndarray
-
-    @property
-    def loss(self):
-        """平均损失。"""
-        return float(self.losses.mean())
-
-    @property
-    def top1(self):
-        """第一名就是真实类别的比例,0–1。"""
-        return float((self.classes[:, 0] == self.labels).mean())
-
-    @property
-    def top5(self):
-        """前五名(类别不足五个时是全部)里有真实类别的比例,0–1。"""
-        return float((self.classes == self.labels[:, None]).any(axis=1).mean())
-
-    def confusion(self, num_classes):
-        """混淆矩阵,int [K, K],行是真实类别,列是预测类别。"""
-        matrix = np.zeros((num_classes, num_classes), int)
-        np.add.at(matrix, (self.labels, self.classes[:, 0]), 1)
-        return matrix
-
-    def worst(self, count):
-        """判错的图像里,预测概率最高的几张的下标。"""
-        wrong = np.flatnonzero(self.classes[:, 0] != self.labels)
-        return wrong[np.argsort(-self.probabilities[wrong, 0], kind="stable")][:count]
-
-
-@paddle.no_grad()
-def evaluate(model, part, info, batch_size, precision=None, rank=0, world=1):
-    """在一部分数据上评估;多进程时各算一份,每张图像恰好算一次。
-
-    Args:
-        model (nn.Layer): 图像 [B, C, H, W] -> logits [B, K]。
-        part (ArrayPart | FilePart): 数据,n 张。
-        info (DataInfo): 均值、标准差、类别。
-        batch_size (int): 每批多少张。
-        precision (str | None): 混合精度的类型,``None`` 是 float32。
-        rank, world (int): 本进程的序号和进程总数。
-
-    Returns:
-        Evaluation
-    """
-    was_training = model.training
-    model.eval()
-    k = min(5, len(info.classes))
-    results = np.zeros((len(part), 1 + 2 * k), "float32")  # 每张:损失、k 个类别、k 个概率
-    for indices, images in evaluation_batches(part, info, batch_size, rank, world):
-        with _autocast(precision):
-            logits = model(paddle.to_tensor(images))  # [b, K]
-        logits = logits.astype("float32")
-        labels = paddle.to_tensor(part.labels[indices])  # [b]
-        losses = F.cross_entropy(logits, labels, reduction="none")  # [b, 1] 或 [b]
-        probabilities, classes = F.softmax(logits).topk(k)  # 各 [b, k]
-        results[indices, 0] = losses.numpy().reshape(-1)
-        results[indices, 1 : 1 + k] = classes.numpy()
-        results[indices, 1 + k :] = probabilities.numpy()
-    if world > 1:
-        shared = paddle.to_tensor(results)
-        all_reduce(shared)  # 各进程的非零行互不重叠,相加就是合并
-        results = shared.numpy()
-    if was_training:
-        model.train()
-    return Evaluation(part.labels, results[:, 0], results[:, 1 : 1 + k].astype("int64"), results[:, 1 + k :])
-
-
-def _autocast(precision):
-    if precision is None:
-        return contextlib.nullcontext()
-    return paddle.amp.auto_cast(dtype=precision, level="O1")
 
 
 def _seed_step(seed, epoch, step, rank):
@@ -292,7 +209,7 @@ class _Trainer:
         pieces = list(zip(np.array_split(images, chunks), np.array_split(targets, chunks)))
         p, loss_sum, correct = self.progress, 0.0, 0
         for x, y in pieces:
-            with _autocast(self.precision):
+            with autocast(self.precision):
                 logits = self.model(paddle.to_tensor(x))  # [b, K]
             y = paddle.to_tensor(y)
             loss = F.cross_entropy(logits.astype("float32"), y, soft_label=True)
@@ -356,7 +273,7 @@ class _Trainer:
             _seed_step(config.seed, p.epoch, p.step, self.rank)
             global_step = p.epoch * self.steps_per_epoch + p.step
             if p.step == 0 and _is_now_and_then(p.epoch, config.epochs):
-                log.images("train/images", to_pixels(images[:32], data.info), p.epoch + 1)
+                log.images("train/images", to_pixels(images[:32], data.info.mean, data.info.std), p.epoch + 1)
             lr = learning_rate(global_step, config, self.steps_per_epoch)
             late = ready - last_save > config.checkpoint_minutes * 60
             step = self.train_step(images, targets, lr, (interrupted(), late))
@@ -491,15 +408,9 @@ class _Trainer:
             save_weights(self.directory / "best.pdparams", self.model.state_dict())
 
 
-def to_pixels(images, info):
-    """归一化的反过程:float32 [B, C, H, W] -> uint8 [B, H, W, C],用来给人看。"""
-    pixels = images.transpose(0, 2, 3, 1) * np.asarray(info.std) + np.asarray(info.mean)
-    return np.clip(np.rint(pixels * 255), 0, 255).astype("uint8")
-
-
-def _is_now_and_then(epoch, epochs):
-    """整个训练里大约十次:图像、直方图、混淆矩阵不必每轮都写。"""
-    return epoch == 0 or epoch == epochs - 1 or (epoch + 1) % max(1, epochs // 10) == 0
+def _is_now_and_then(epoch, epochs, least=1):
+    """整个训练里大约十次,首尾两轮总在内;其间至少每隔 least 轮一次,轮数少时就不到十次。epoch 从 0 起。"""
+    return epoch == 0 or epoch == epochs - 1 or (epoch + 1) % max(least, epochs // 10) == 0
 
 
 def fit(model, data, config, directory, make_log, precision=None, rank=0, world=1):
@@ -563,8 +474,9 @@ def _fit(trainer, log, resumed):
                 trainer.log_attention(log)
         trainer.health.evaluation(evaluation, len(info.classes))
         p.seconds += time.monotonic() - started
-        if _is_now_and_then(p.epoch, config.epochs):
+        if _is_now_and_then(p.epoch, config.epochs, math.ceil(FIGURE_STEPS / trainer.steps_per_epoch)):
             log.evaluation("val", evaluation, data.val, info.classes, p.epoch + 1)
+        if _is_now_and_then(p.epoch, config.epochs):
             weights = ((name, value.numpy()) for name, value in trainer.model.named_parameters() if value.ndim > 1)
             log.histograms(weights, p.epoch + 1)
             trainer.health.write()

@@ -109,3 +109,11 @@ def test_without_settings_nothing_changes():
     np.testing.assert_allclose(out, images.transpose(0, 3, 1, 2) / 255, atol=1e-6)
     image = Image.fromarray(images[0, ..., 0])
     assert augment.augment_image(image, 8, Config(), numbers[0]) is image
+
+
+def test_pixels_come_back_from_normalized_images():
+    images = np.random.default_rng(0).integers(0, 256, (3, 4, 5, 2), "uint8")
+    mean, std = (0.1, 0.5), (0.2, 0.3)
+    inputs = augment.normalize(images, mean, std)
+    np.testing.assert_array_equal(augment.to_pixels(inputs, mean, std), images)
+    assert augment.to_pixels(inputs + 10, mean, std).min() == 255  # 超出范围的取最近的

@@ -8,8 +8,8 @@ from test_scripts import assert_one_chinese_line
 
 from paddle_vit import UserError, ViT, export
 from paddle_vit import runtime as runtime_module
+from paddle_vit.evaluation import evaluate
 from paddle_vit.export import FastModel, prediction_model
-from paddle_vit.training import evaluate
 
 CPU = {"device": "cpu", "threads": 1}
 SMALL = dict(image_size=16, patch_size=4, in_channels=3, num_classes=7, embed_dim=24, depth=2, num_heads=3)

@@ -2,13 +2,13 @@ import math
 
 import numpy as np
 import paddle
-import paddle.nn.functional as F
 import pytest
 
 from paddle_vit import UserError, ViT, create_model
 from paddle_vit.config import make_config
 from paddle_vit.data import ArrayPart, DataInfo
-from paddle_vit.training import Ema, Evaluation, _Trainer, evaluate, learning_rate, make_optimizer
+from paddle_vit.evaluation import evaluate
+from paddle_vit.training import Ema, _is_now_and_then, _Trainer, learning_rate, make_optimizer
 
 INFO = DataInfo("toy", ("a", "b", "c"), 1, 8, (0.5,), (0.25,), {"train": 40, "val": 10, "test": 10})
 
@@ -137,40 +137,6 @@ def test_nan_stops_names_the_step_and_leaves_the_weights(bad):
     np.testing.assert_array_equal(model.head.weight.numpy(), before)
 
 
-def test_evaluation_keeps_the_mode():
-    model = small_model(dropout=0.5)
-    for mode in ("train", "eval"):
-        getattr(model, mode)()
-        evaluate(model, toy_part(10), INFO, 4)
-        assert model.training == (mode == "train")
-
-
-@pytest.mark.parametrize("batch_size", [1, 3, 10, 64])
-def test_evaluation_does_not_depend_on_the_batch(batch_size):
-    model, part = small_model(dropout=0.5), toy_part(10)
-    result = evaluate(model, part, INFO, batch_size)
-    images = ((part.images / 255 - 0.5) / 0.25).transpose(0, 3, 1, 2).astype("float32")
-    model.eval()
-    logits = model(paddle.to_tensor(images))
-    losses = F.cross_entropy(logits, paddle.to_tensor(part.labels), reduction="none").numpy().ravel()
-    np.testing.assert_allclose(result.losses, losses, atol=1e-5)
-    assert result.top1 == (logits.numpy().argmax(axis=1) == part.labels).mean()
-    assert result.top5 == 1.0  # 只有三类
-    np.testing.assert_allclose(result.probabilities.sum(axis=1), 1, atol=1e-5)
-
-
-def test_evaluation_metrics():
-    result = Evaluation(
-        labels=np.array([0, 1, 2, 2]),
-        losses=np.array([1.0, 2.0, 3.0, 6.0]),
-        classes=np.array([[0, 1], [0, 1], [2, 0], [0, 1]]),
-        probabilities=np.array([[0.9, 0.1], [0.6, 0.4], [0.7, 0.2], [0.8, 0.1]]),
-    )
-    assert (result.loss, result.top1, result.top5) == (3.0, 0.5, 0.75)
-    assert result.confusion(3).tolist() == [[1, 0, 0], [1, 0, 0], [1, 0, 1]]
-    assert result.worst(5).tolist() == [3, 1]
-
-
 def test_mixed_precision_path_trains_and_evaluates():
     """Paddle 在 CPU 上不做混合精度,这里只确认那条路走得通。"""
     images, targets = np.ones((4, 1, 8, 8), "float32"), np.eye(3, dtype="float32")[[0, 1, 2, 0]]
@@ -198,3 +164,17 @@ def test_a_model_learns_to_tell_bright_from_dark():
         loss, correct = step.loss, step.correct
     assert correct >= 31
     assert loss < 0.2
+
+
+@pytest.mark.parametrize(
+    "epochs, least, drawn",
+    [
+        (1, 1, [1]),
+        (8, 1, [1, 2, 3, 4, 5, 6, 7, 8]),
+        (8, 4, [1, 4, 8]),  # 8 轮 digits 只有 160 步
+        (150, 4, [1, 15, 30, 45, 60, 75, 90, 105, 120, 135, 150]),
+        (3, 80, [1, 3]),
+    ],
+)
+def test_figures_are_drawn_now_and_then(epochs, least, drawn):
+    assert [epoch + 1 for epoch in range(epochs) if _is_now_and_then(epoch, epochs, least)] == drawn

@@ -1,0 +1,73 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import TINY
+from test_resume import assert_same_end
+
+from paddle_vit import UserError
+from paddle_vit.predict import predict
+from paddle_vit.runs import load_run
+
+# 像在笔记本里那样训练:没有脚本,一次调用
+PROGRAM = """
+import json
+import sys
+from paddle_vit.cli import run
+from paddle_vit.config import parse_config
+from paddle_vit.predict import predict
+from paddle_vit.runs import train
+
+def main():
+    options, picture = sys.argv[1:-1], sys.argv[-1]
+    trained = train(parse_config(options))
+    [(_, ranking)] = predict(trained, [picture], top=2)
+    print(json.dumps([trained.model.training, trained.summary, ranking]))
+
+run(main)
+"""
+
+
+def train_in_one_call(*args):
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM, *map(str, args)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+    )
+
+
+def test_one_call_trains_the_same_model_as_the_script(tiny_run, tmp_path, picture_folder):
+    run, picture = tmp_path / "run", picture_folder / "train" / "猫" / "1.png"
+    done = train_in_one_call(*TINY, "--output", run, picture)
+    assert done.returncode == 0, done.stderr
+    assert_same_end(run, tiny_run)
+    assert (run / "best.pdparams").read_bytes() == (tiny_run / "best.pdparams").read_bytes()
+    training, summary, ranking = json.loads(done.stdout.splitlines()[-1])
+    assert not training and summary == json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    [(_, expected)] = predict(load_run(tiny_run), [picture], top=2)  # 返回的模型就是以后读回的模型
+    assert [name for name, _ in ranking] == [name for name, _ in expected]
+    np.testing.assert_allclose([p for _, p in ranking], [p for _, p in expected], atol=1e-6)
+
+
+def test_one_call_does_not_start_other_processes(tmp_path):
+    done = train_in_one_call(*TINY, "--processes", "2", "--output", tmp_path / "run", "none.png")
+    assert done.returncode == 2 and not (tmp_path / "run").exists()
+    assert "processes=2" in done.stderr and "scripts/train.py" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_summary_of_a_loaded_run(tiny_run, tmp_path):
+    assert load_run(tiny_run).summary == json.loads((tiny_run / "summary.json").read_text(encoding="utf-8"))
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    loaded = load_run(run)
+    (run / "summary.json").write_text("{", encoding="utf-8")
+    with pytest.raises(UserError, match=r"summary\.json 已损坏"):
+        loaded.summary  # noqa: B018
+    (run / "summary.json").unlink()
+    assert loaded.summary is None  # 还没训练完
