@@ -18,7 +18,6 @@ __all__ = [
     "distance_figure",
     "filters_figure",
     "gradient_rollout",
-    "head_overlays",
     "heads_figure",
     "maps_figure",
     "overlay",
@@ -328,7 +327,7 @@ def _mosaic(axes, cells, columns, row_names, column_names, style):
     return height, width
 
 
-def head_overlays(weights, model, image, query=None):
+def _head_overlays(weights, model, image, query=None):
     """一张图像各层各头的注意力,uint8 [L * h, H', W', 3];参数见 ``heads_figure``。"""
     L, h, N, _ = weights.shape
     maps = token_map(weights.reshape(-1, N, N), model, query)  # [L * h, 行数, 列数]
@@ -353,7 +352,7 @@ def heads_figure(weights, model, image, query=None):
     figure, font = figure_and_font(max(1.2 * h + 1, 5), 1.2 * L * image.shape[0] / image.shape[1] + 0.9)
     rows = [f"第 {i + 1} 层" if font else f"layer {i + 1}" for i in range(L)]
     columns = [f"头 {i + 1}" if font else f"head {i + 1}" for i in range(h)]
-    cells = head_overlays(weights, model, image, query)
+    cells = _head_overlays(weights, model, image, query)
     _mosaic(figure.subplots(), cells, h, rows, columns, text_style(font))
     who = f"图块 {query}" if query is not None else "class token" if model.pool == "cls" else "所有图块平均"
     title = f"各层各头看哪里({who};亮处多,每格各自拉伸)"

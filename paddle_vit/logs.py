@@ -176,10 +176,15 @@ class RunLog:
             f"{metrics['images_per_second']:.0f} 张/秒,等数据 {metrics['data_wait']:.0%}"
         )
 
-    def images(self, tag, images, step, columns=8):
-        """写一批图像的网格,每行 columns 张;images 是 uint8 [B, H, W, C]。"""
+    def images(self, tag, images, step):
+        """写一批图像的网格;images 是 uint8 [B, H, W, C]。"""
         if self.enabled:
-            self._writer.add_image(tag, image_grid(images, columns), step)
+            self._writer.add_image(tag, image_grid(images), step)
+
+    def figure(self, tag, figure, step):
+        """写一张 matplotlib 的图。"""
+        if self.enabled:
+            self._writer.add_image(tag, draw(figure), step)
 
     def histograms(self, named_arrays, step):
         """写一组权重的直方图;named_arrays 是 (名字, 数组) 的序列。"""

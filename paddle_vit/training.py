@@ -12,7 +12,7 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 
-from .attention_maps import attention_weights, head_overlays, rollout, side_by_side, token_map
+from .attention_maps import attention_weights, heads_figure, maps_figure, rollout, token_map
 from .augment import normalize, to_pixels
 from .checkpoint import atomic_write, load_weights_into, read_state, save_weights, write_state
 from .config import Config, result_settings
@@ -318,20 +318,22 @@ class _Trainer:
 
     def log_attention(self, log):
         """把固定的几张验证图像的注意力写进 VisualDL:每张的 rollout,和第一张各层各头的权重。"""
-        indices = varied_indices(self.data.val.labels, self.config.attention_images)
+        val, info = self.data.val, self.data.info
+        indices = varied_indices(val.labels, self.config.attention_images)
         if self.rank or not len(indices):
             return
-        (images,) = self.data.val.fetch([(indices, None)])  # uint8 [b, H, W, C]
-        inputs = normalize(images, self.data.info.mean, self.data.info.std)  # [b, C, H, W]
+        (images,) = val.fetch([(indices, None)])  # uint8 [b, H, W, C]
+        inputs = normalize(images, info.mean, info.std)  # [b, C, H, W]
         epoch = self.progress.epoch + 1
         maps = []
         for i in range(len(indices)):  # 一张一张来:权重是 [L, 1, h, N, N],图块多时很大
             weights = attention_weights(self.model, inputs[i : i + 1])
             maps.append(token_map(rollout(weights), self.model))
             if i == 0:
-                heads = head_overlays(weights[:, 0], self.model, images[0])  # [L * h, H', W', 3]
-                log.images("attention/heads", heads, epoch, columns=weights.shape[2])
-        log.images("attention/rollout", side_by_side(images, np.concatenate(maps)), epoch)
+                log.figure("attention/heads", heads_figure(weights[:, 0], self.model, images[0]), epoch)
+        names = [info.classes[label] for label in val.labels[indices]]
+        figure = maps_figure(images, {"rollout": np.concatenate(maps)}, names, f"第 {epoch} 轮看图像的哪里")
+        log.figure("attention/rollout", figure, epoch)
 
     # ---- 检查点 ----
 

@@ -39,7 +39,7 @@ SMALL = (
 class QuickLog(RunLog):
     """不画图的 RunLog:画图比这样小的训练还慢。"""
 
-    def images(self, tag, images, step, columns=8):
+    def images(self, tag, images, step):
         pass
 
     def histograms(self, named_arrays, step):

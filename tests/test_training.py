@@ -8,6 +8,7 @@ from paddle_vit import UserError, ViT, create_model
 from paddle_vit.config import make_config
 from paddle_vit.data import ArrayPart, DataInfo
 from paddle_vit.evaluation import evaluate
+from paddle_vit.pictures import _chinese_font
 from paddle_vit.training import Ema, _is_now_and_then, _Trainer, learning_rate, make_optimizer
 
 INFO = DataInfo("toy", ("a", "b", "c"), 1, 8, (0.5,), (0.25,), {"train": 40, "val": 10, "test": 10})
@@ -178,3 +179,23 @@ def test_a_model_learns_to_tell_bright_from_dark():
 )
 def test_figures_are_drawn_now_and_then(epochs, least, drawn):
     assert [epoch + 1 for epoch in range(epochs) if _is_now_and_then(epoch, epochs, least)] == drawn
+
+
+def test_attention_is_logged_as_figures_with_titles():
+    figures = {}
+
+    class Log:
+        def figure(self, tag, figure, step):
+            figures[tag] = step, figure
+
+    model = small_model(embed_dim=12, depth=2, num_heads=3)
+    model.eval()
+    trainer(model, attention_images=2).log_attention(Log())
+    assert {tag: step for tag, (step, _) in figures.items()} == {"attention/heads": 1, "attention/rollout": 1}
+    (heads,), (rollout,) = (figures[tag][1].axes for tag in ("attention/heads", "attention/rollout"))
+    assert len(heads.get_yticklabels()) == 2 and len(heads.get_xticklabels()) == 3  # 一行一层,一列一头
+    assert [label.get_text() for label in rollout.get_yticklabels()] == ["a", "b"]
+    if _chinese_font():
+        assert [label.get_text() for label in heads.get_yticklabels()] == ["第 1 层", "第 2 层"]
+        assert figures["attention/rollout"][1].get_suptitle() == "第 1 轮看图像的哪里"
+    trainer(model, attention_images=0).log_attention(None)
