@@ -148,7 +148,7 @@ class Health:
 
 
 def _norm(array):
-    return math.sqrt(np.square(array).sum(dtype="float64"))  # np.linalg.norm 会起动 BLAS 的线程,与 Paddle 抢核
+    return math.sqrt(np.square(array, dtype="float64").sum())  # np.linalg.norm 会起动 BLAS 的线程,与 Paddle 抢核
 
 
 def _thinned(images):
