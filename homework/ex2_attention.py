@@ -1,10 +1,11 @@
 """作业 2:补全 Attention(多头自注意力,Multi-Head Self-Attention)。课程第 2 课。
 
 softmax(q k^T / √d) v,分成 h 个头,每个头的维度 d = D / h;最后经过一个输出的线性层。
-forward 的写法不限(matmul、einsum、einops、循环都可以);参数怎样放有两种,判卷都认:
+forward 的写法不限(matmul、einsum、einops、循环都可以);参数怎样放有三种,判卷都认:
 
 - 一个线性层 qkv [D, 3D](下面已经建好):前 D 列是 q,中间 D 列是 k,后 D 列是 v;输出层 proj [D, D];
-- 三个线性层 [D, D],名字里有 q、k、v(如 W_q、q_proj、to_q),再加一个输出层(如 W_o、proj)。
+- 三个线性层 [D, D],名字里有 q、k、v(如 W_q、q_proj、to_q),再加一个输出层(如 W_o、proj);
+- 每个头三个线性层 [D, d],放在 nn.LayerList 里,名字里也有 q、k、v,再加一个输出层 [D, D]。
 
 无论哪种,D 列里头 0 占前 d 列,头 1 占接着的 d 列,依此类推。不用随机失活(dropout)。
 检查:python scripts/homework.py check 2

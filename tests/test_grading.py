@@ -89,6 +89,21 @@ def test_in_place_addition_is_named_where_it_breaks_the_gradient(tmp_path):
     assert "原地运算" in last.message
 
 
+def test_assignment_into_a_tensor_that_breaks_the_gradient_is_told(tmp_path):
+    z = "z = paddle.matmul(weights, v)"
+    *_, last = grade(planted(tmp_path, "ex2_attention", [(z, f"{z}\n        weights[:, :, 0] = weights[:, :, 0] * 1")]))
+    assert last.verdict == machinery.FAILED and "w[i] = …" in last.message
+
+
+def test_other_layers_than_linear_are_not_called_a_wrong_width(tmp_path):
+    path = tmp_path / "ex3_encoder.py"
+    source = (SOLUTIONS / path.name).read_text(encoding="utf-8")
+    convs = re.sub(r"nn\.Linear\((.*)\)\n", r"nn.Conv1D(\1, 1)\n", source)
+    assert convs != source
+    path.write_text(convs, encoding="utf-8")
+    assert mistakes(grade(path)[:3]) == {"roles"}
+
+
 @pytest.mark.parametrize("name", grading.FILES)
 def test_template_is_not_done_rather_than_wrong(name):
     results = grade(ROOT / "homework" / f"{name}.py")

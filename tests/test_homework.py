@@ -271,3 +271,26 @@ def test_endless_printing_is_stopped_and_only_its_end_kept(tmp_path):
     results, printed = worker.grade_in_subprocess(6, path, seconds=1)
     assert results[0].mistakes == ("endless",) and "第 2 行" in results[0].message
     assert 0 < len(printed) <= worker.TAIL_BYTES
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        "import subprocess\nsubprocess.Popen(['sleep', '300'])\n",
+        "import threading, time\nthreading.Thread(target=time.sleep, args=(300,)).start()\n",
+    ],
+)
+def test_what_the_student_left_running_is_not_waited_for(tmp_path, start):
+    path = tmp_path / "ex6_rollout.py"
+    path.write_text(start + (SOLUTIONS / path.name).read_text(encoding="utf-8"), encoding="utf-8")
+    started = time.monotonic()
+    results, _ = worker.grade_in_subprocess(6, path)
+    assert {result.verdict for result in results} == {PASSED} and time.monotonic() - started < 150
+
+
+def test_files_named_like_modules_beside_the_homework_are_not_imported(tmp_path):
+    shutil.copy(SOLUTIONS / "ex6_rollout.py", tmp_path)
+    for name in ("random", "numpy", "paddle"):
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError")
+    results, _ = worker.grade_in_subprocess(6, "ex6_rollout.py")  # the fixture made this the current directory
+    assert {result.verdict for result in results} == {PASSED}

@@ -3,7 +3,7 @@
 import numpy as np
 import paddle
 
-from .machinery import Exercise, Wrong, compare, expect_gradients, tensor, weights_of
+from .machinery import Exercise, Wrong, compare, expect_gradients, is_bias, tensor, weights_of
 
 MISTAKES = {
     "no_transpose": "忘了转置:得到的是 [B, D, N],应为 [B, N, D](每个 token 是一行)。",
@@ -84,7 +84,7 @@ def check_build(layer_class):
 def check_sums(layer_class):
     layer, kernel, _ = build(layer_class, 4, 2, 1, 3)
     for parameter in layer.parameters():  # 全 1 的权重把图块变成像素之和
-        parameter.set_value(np.full(parameter.shape, float(parameter.ndim > 1), "float32"))
+        parameter.set_value(np.full(parameter.shape, float(not is_bias(parameter)), "float32"))
     x = (np.arange(16.0) ** 2).reshape(1, 1, 4, 4)
     ones = np.ones_like(kernel)
     names = [name for name in MISTAKES if name not in ("pixel_order", "channel_last", "no_bias_used")]

@@ -1,10 +1,10 @@
-"""作业 2 的检查:多头自注意力。参数合在一个 qkv 里或分成三个线性层都认。"""
+"""作业 2 的检查:多头自注意力。参数合在一个 qkv 里、分成三个线性层、每个头各有三个线性层都认。"""
 
 import re
 
 import numpy as np
 
-from .machinery import Exercise, Wrong, as_array, compare, expect_gradients, is_close, tensor, weights_of
+from .machinery import Exercise, Wrong, as_array, compare, expect_gradients, is_bias, is_close, tensor, weights_of
 
 MISTAKES = {
     "no_scale": "没有缩放:q k^T 没有除以 √d。",
@@ -84,31 +84,37 @@ def reference(x, roles, num_heads, wrong=()):
 
 
 def role_of(name):
-    """线性层的名字 -> 'q'、'k'、'v' 或 'o';W_q、q_proj、to_q、query 都是 'q'。"""
-    last = name.rpartition(".")[2].lower()
-    for role, words in {"q": "q|wq|query|queries", "k": "k|wk|key|keys", "v": "v|wv|value|values"}.items():
-        if re.search(rf"(^|_)({words})(_|\d|$)", last):
-            return role
+    """线性层的名字 -> 'q'、'k'、'v' 或 'o';W_q、q_proj、to_q、query、queries.0、heads.0.q 都是 'q'。"""
+    for part in reversed(name.lower().split(".")):
+        for role, words in {"q": "w?qs?|query|queries", "k": "w?ks?|keys?", "v": "w?vs?|values?"}.items():
+            if re.search(rf"(^|_)({words})(_|\d|$)", part):
+                return role
     return "o"
 
 
-def roles_of(layer, embed_dim):
+def roles_of(layer, embed_dim, num_heads):
     """把学生的参数认成 q、k、v、o:名字 -> ``(weight [D, D], bias [D] 或 0)``,都是 ndarray。"""
-    D = embed_dim
-    roles, found = {}, []
+    D, d = embed_dim, embed_dim // num_heads
+    roles, heads, found = {}, {}, []
     for name, (weight, bias) in weights_of(layer).items():
         found.append(f"{name} {list(weight.shape)}")
         w = weight.numpy().astype("float64")
-        b = np.zeros(w.shape[-1]) if bias is None else bias.numpy().astype("float64")
+        b = np.zeros(w.shape[-1]) if bias is None else bias.numpy().reshape(-1).astype("float64")
         if w.shape == (D, 3 * D):
             for i, role in enumerate("qkv"):
                 roles[role] = (w[:, i * D : (i + 1) * D], b[i * D : (i + 1) * D])
         elif w.shape == (D, D):
             roles[role_of(name)] = (w, b)
+        elif w.shape == (D, d):  # 一个头的 q、k 或 v
+            heads.setdefault(role_of(name), []).append((w, b))
+    for role, pairs in heads.items():
+        if len(pairs) == num_heads:
+            roles[role] = tuple(np.concatenate(arrays, -1) for arrays in zip(*pairs))
     if set(roles) != set("qkvo"):
         raise Wrong(
             f"认不出 q、k、v 和输出层的参数(D={D}),找到的是:{'、'.join(found) or '没有'}。"
-            f"应为 qkv [{D}, {3 * D}] 和 proj [{D}, {D}],或名字里有 q、k、v 的三个 [{D}, {D}] 和一个输出层。",
+            f"应为 qkv [{D}, {3 * D}] 和 proj [{D}, {D}],"
+            f"或名字里有 q、k、v 的三个 [{D}, {D}](或每个头三个 [{D}, {d}])和一个输出层。",
             ["roles"],
         )
     return roles
@@ -117,7 +123,7 @@ def roles_of(layer, embed_dim):
 def build(layer_class, embed_dim=12, num_heads=3):
     layer = layer_class(embed_dim, num_heads)
     layer.eval()
-    return layer, roles_of(layer, embed_dim)
+    return layer, roles_of(layer, embed_dim, num_heads)
 
 
 def outputs_of(layer, x):
@@ -191,7 +197,7 @@ def check_other_size(layer_class):
 def check_gradients(layer_class):
     layer, _ = build(layer_class)
     z, _ = outputs_of(layer, X)
-    weights = {name: p for name, p in layer.named_parameters() if p.ndim > 1}  # k 的偏置的梯度本来就是 0
+    weights = {name: p for name, p in layer.named_parameters() if not is_bias(p)}  # k 的偏置的梯度本来就是 0
     expect_gradients(z, weights)
     lost = [name for name, p in layer.named_parameters() if p.grad is None]
     if lost:

@@ -68,7 +68,8 @@ def build_mlp(layer_class, embed_dim, mlp_ratio):
     if set(found) != {"fc1", "fc2"} or len(groups) != 2:
         given = "、".join(f"{name} {list(weight.shape)}" for name, (weight, _) in groups.items()) or "没有"
         text = f"应有两个线性层 [{embed_dim}, {hidden}] 和 [{hidden}, {embed_dim}],找到的是:{given}。"
-        if len(groups) == 2:
+        widths = [tuple(weight.shape) for weight, _ in groups.values()]
+        if len(widths) == 2 and widths[0][0] == widths[1][1] == embed_dim and widths[0][1:] == widths[1][:1]:
             EXERCISE.fail("hidden_width", text)
         raise Wrong(text, ["roles"])
     return layer, found["fc1"], found["fc2"]

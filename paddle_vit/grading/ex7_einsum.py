@@ -1,10 +1,9 @@
 """作业 7 的检查:用 einsum 或 einops 写的切图块和注意力。"""
 
-import ast
-import inspect
-import textwrap
+import sys
 
 import numpy as np
+import paddle
 
 from . import ex1_patches, ex2_attention
 from .machinery import Exercise, Wrong, compare, tensor
@@ -19,21 +18,16 @@ MISTAKES = {
 EXERCISE = Exercise(7, "用 einsum 或 einops 写切图块和注意力", MISTAKES)
 
 
-def expect_einsum(function):
-    """函数(或它所在的文件里它调用的函数)用到了 einsum 或 einops 的函数。"""
-    names = {"einsum", "rearrange", "reduce", "repeat", "einops"}
-    pending, seen = [function], set()
-    while pending:
-        code = pending.pop()
-        seen.add(code)
-        nodes = list(ast.walk(ast.parse(textwrap.dedent(inspect.getsource(code)))))
-        used = {node.id for node in nodes if isinstance(node, ast.Name)}
-        used |= {node.attr for node in nodes if isinstance(node, ast.Attribute)}
-        if used & names:
-            return
-        helpers = [code.__globals__.get(name) for name in used]
-        pending += [h for h in helpers if inspect.isfunction(h) and h not in seen and h.__module__ == code.__module__]
-    EXERCISE.fail("no_einsum")
+def expect_einsum(function, *arguments):
+    """函数运行时用到了 einsum 或 einops;怎样导入、叫什么名字、写在哪个函数里都行。"""
+    modules = set()
+    sys.setprofile(lambda frame, event, argument: modules.add(frame.f_globals.get("__name__", "")))
+    try:
+        function(*arguments)
+    finally:
+        sys.setprofile(None)
+    if not any(name.startswith("einops") or name.endswith((".einsum", ".einsumfunc")) for name in modules):
+        EXERCISE.fail("no_einsum")
 
 
 def compare_patches(function, shape, patch_size):
@@ -56,7 +50,7 @@ def check_wide_patches(function):
 
 @EXERCISE.check("cut_patches", "切图块用到了 einsum 或 einops", "from einops import rearrange(pip install einops)。")
 def check_patches_style(function):
-    expect_einsum(function)
+    expect_einsum(function, paddle.zeros([1, 1, 4, 4]), 2)
 
 
 def inputs(B, N, h, d):
@@ -95,4 +89,4 @@ def check_other_attention(function):
 
 @EXERCISE.check("attention", "注意力用到了 einsum 或 einops", "paddle.einsum 不用安装。")
 def check_attention_style(function):
-    expect_einsum(function)
+    expect_einsum(function, *(tensor(a) for a in inputs(1, 4, 2, 5)))

@@ -8,6 +8,7 @@ import dataclasses
 import importlib.util
 import itertools
 import linecache
+import re
 import sys
 import traceback
 import types
@@ -27,6 +28,7 @@ __all__ = [
     "compare",
     "expect_gradients",
     "grade",
+    "is_bias",
     "is_close",
     "load",
     "tensor",
@@ -143,7 +145,10 @@ def describe_exception(error, path):
     lines = [line for line in lines if not line.startswith(("---", "Error Message", "C++ Traceback"))]
     text = (lines[0] if lines else "")[:300]
     if "modified by an inplace operation" in text:
-        return "用了原地运算(名字以 _ 结尾的,如 add_):反向传播还要用原来的数,请写成 x = x + … 这样的新变量。"
+        return (
+            "用了原地运算(给张量的一部分赋值 w[i] = …,或名字以 _ 结尾的 add_):反向传播还要用原来的数。"
+            "请写成 x = x + … 这样的新变量;循环里的结果放进列表,最后用 paddle.stack 或 paddle.concat 合起来。"
+        )
     where = student_line(error, path)
     name = type(error).__name__
     if where is None:
@@ -227,7 +232,8 @@ def as_array(name, value):
         return value.detach().numpy().astype("float64")
     if isinstance(value, (np.ndarray, np.generic, int, float)):
         return np.asarray(value, "float64")
-    raise Wrong(f"{name} 的类型是 {type(value).__name__},应为 Tensor。", ["type"])
+    advice = ":用 paddle.stack、paddle.concat 或 paddle.to_tensor 合成一个" if isinstance(value, (list, tuple)) else ""
+    raise Wrong(f"{name} 的类型是 {type(value).__name__},应为 Tensor{advice}。", ["type"])
 
 
 def is_close(got, expected):
@@ -280,6 +286,7 @@ def first_difference(name, got, expected):
 def weights_of(layer):
     """层里的参数,按所属的子层分组:名字 -> ``(weight, bias)``,没有偏置时 bias 是 ``None``。
 
+    用 ``create_parameter`` 直接建的参数按名字配对,如 W_q 和 b_q。
     把每个参数设成固定种子的随机数(参数的初值可能是 0,看不出错误)。
 
     Raises:
@@ -291,9 +298,16 @@ def weights_of(layer):
     for name, parameter in layer.named_parameters():
         parameter.set_value((rng.standard_normal(parameter.shape) * 0.5).astype("float32"))
         owner, _, last = name.rpartition(".")
-        weight, bias = groups.get(owner or last, (None, None))
-        groups[owner or last] = (weight, parameter) if parameter.ndim == 1 else (parameter, bias)
+        stem = re.sub(r"^(weight|kernel|bias|w|b)_?|_?(weight|kernel|bias|w|b)$", "", last, flags=re.I)
+        key = ".".join(filter(None, (owner, stem))) or "weight"
+        weight, bias = groups.get(key, (None, None))
+        groups[key] = (weight, parameter) if is_bias(parameter) else (parameter, bias)
     return {name: pair for name, pair in groups.items() if pair[0] is not None}
+
+
+def is_bias(parameter):
+    """形状是 [D],或为了广播写成的 [1, 1, D]。"""
+    return parameter.size == (parameter.shape or [1])[-1]
 
 
 def expect_no_hidden_layers(layer):

@@ -3,11 +3,13 @@
 由 ``grade_in_subprocess`` 启动;结果一行一个 JSON 写进文件,因为标准输出归学生的 print 用。
 """
 
+import contextlib
 import dataclasses
 import faulthandler
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,6 +23,7 @@ from .machinery import FAILED, SKIPPED, Result, grade
 __all__ = ["grade_in_subprocess"]
 
 LOADING_SECONDS = 120  # 给启动 Python、导入 Paddle 的时间,不算在学生的时限里
+ROOT = Path(package_file).resolve().parents[1]
 TAIL_BYTES = 1 << 16  # 学生打印的文字只留末尾这么多字节
 
 
@@ -37,11 +40,20 @@ def grade_in_subprocess(number, path, seconds=60):
     """
     with tempfile.TemporaryDirectory() as directory:
         report, stack = Path(directory, "report"), Path(directory, "stack")
-        command = [sys.executable, "-u", "-m", __name__, str(number), str(path), str(report), str(stack), str(seconds)]
-        root = str(Path(package_file).parents[1])
+        command = [
+            sys.executable,
+            "-u",
+            "-m",
+            __name__,
+            str(number),
+            str(Path(path).resolve()),
+            str(report),
+            str(stack),
+            str(seconds),
+        ]
         environment = {
             **os.environ,
-            "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
             "PYTHONIOENCODING": "utf-8:replace",
             "GLOG_minloglevel": "2",  # 不要 Paddle 的 C++ 部分打印的 oneDNN 版本号之类
         }
@@ -66,18 +78,36 @@ def titles_after(title, number):
 
 
 def run(command, environment, seconds):
-    """运行命令,返回 ``(打印的文字的末尾, 状态码)``;到时间就杀掉它。"""
+    """运行命令,返回 ``(打印的文字的末尾, 状态码)``;结束、到时间或 Ctrl-C 时,连它启动的进程一起杀掉。"""
     options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    tail = b""
-    with subprocess.Popen(command, env=environment, **options) as process:
-        timer = threading.Timer(seconds, process.kill)
-        timer.start()
-        try:
-            while chunk := process.stdout.read1():  # 死循环里不停地打印也不会占光内存
-                tail = (tail + chunk)[-TAIL_BYTES:]
-        finally:
-            timer.cancel()
+    process = subprocess.Popen(command, env=environment, cwd=ROOT, start_new_session=True, **options)
+    tail = bytearray()
+
+    def read():
+        with process.stdout as output:
+            while chunk := output.read1():  # 死循环里不停地打印也不会占光内存
+                tail.extend(chunk)
+                del tail[:-TAIL_BYTES]
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
+    finally:
+        kill_group(process)
+        process.wait()
+        reader.join(1)  # 脱离了进程组的子进程会让标准输出一直开着,不等它
     return tail.decode("utf-8", "replace"), process.returncode
+
+
+def kill_group(process):
+    """杀掉进程和它启动的进程;Windows 没有进程组,只杀它自己。"""
+    if not hasattr(os, "killpg"):
+        process.kill()
+        return
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # 已经没有了
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def describe_end(stack, path, status, seconds):
@@ -92,7 +122,8 @@ def describe_end(stack, path, status, seconds):
 
 def main():
     number, path, report, stack, seconds = sys.argv[1:]
-    sys.path[0] = str(Path(path).resolve().parent)  # 学生的文件可以导入同一目录里的文件
+    sys.path[0] = str(Path(path).parent)  # 学生的文件可以导入同一目录里的文件
+    os.chdir(sys.path[0])  # 启动时不在这里:目录里若有 random.py,不能让 Paddle 导入它
     task = exercise(int(number))
     with open(report, "w", encoding="utf-8") as output, open(stack, "w", encoding="utf-8") as trace:
 
@@ -104,6 +135,7 @@ def main():
         results = grade(task, path, announce)
         faulthandler.cancel_dump_traceback_later()
         announce(None, results)
+    os._exit(0)  # 不等学生留下的线程
 
 
 if __name__ == "__main__":
