@@ -20,7 +20,7 @@ MISTAKES = {
     "not_halved": "少了除以 2:1 + cos 在 0 和 2 之间。",
     "full_period": "余弦走了一整个周期:p 从 0 到 1 时角度应从 0 到 π,不是 2π。",
     "linear_decay": "退火是线性的,应为余弦。",
-    "no_step": "权重没有变:忘了 optimizer.step(),或在它之前就把梯度清零了。",
+    "no_step": "权重没有变:忘了 loss.backward() 或 optimizer.step(),或在它之前就把梯度清零了。",
     "no_clear_grad": "忘了 optimizer.clear_grad():上一步的梯度加进了这一步。",
     "no_clip": "梯度没有裁剪:没有裁剪,或在 optimizer.step() 之后才裁剪(那时已经晚了)。",
     "clip_by_value": "裁剪的方法不对:是按全部梯度的总范数缩小,不是把每个数截到 ±max_norm。",

@@ -152,7 +152,7 @@ def describe_exception(error, path):
     where = student_line(error, path)
     name = type(error).__name__
     if where is None:
-        return f"调用你的代码时出错({name}:{text})。请核对名字和参数表是否与模板相同。"
+        return f"调用你的代码时出错({name}:{text})。请核对名字和参数表是否与模板相同,各层的形状能不能接上。"
     place = f"第 {where[0]} 行出错:{where[1]}\n"
     if isinstance(error, SystemExit):
         return f"{place}程序在这里自己退出了(sys.exit):请去掉它。"
