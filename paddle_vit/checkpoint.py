@@ -21,7 +21,7 @@ from safetensors.numpy import save as to_safetensors
 from .cli import describe_os_error
 from .errors import UserError
 
-__all__ = ["atomic_write", "differences", "load_weights_into", "read_state", "read_weights", "save_weights"]
+__all__ = ["atomic_write", "differences", "load_weights_into", "matches", "read_state", "read_weights", "save_weights"]
 __all__ += ["write_state"]
 
 
@@ -44,6 +44,29 @@ def atomic_write(path, data):
         with contextlib.suppress(OSError):  # 目录不可写时,临时文件本来就没有
             temporary.unlink()
         raise UserError(describe_os_error(error, path)) from None
+
+
+def matches(value, pattern):
+    """读回的 JSON 是不是应有的样子。
+
+    Args:
+        value (Any): ``json.loads`` 的结果。
+        pattern (Any): 类型(``float`` 也收整数);``[样子]`` 是列表,每一项都是它;``{名字: 样子}`` 是字典,这些名字都要有;
+            ``{None: 样子}`` 是名字任意的字典。
+
+    Returns:
+        bool
+    """
+    if isinstance(pattern, list):
+        return isinstance(value, list) and all(matches(item, pattern[0]) for item in value)
+    if isinstance(pattern, dict):
+        wanted = pattern if None not in pattern or not isinstance(value, dict) else dict.fromkeys(value, pattern[None])
+        return isinstance(value, dict) and all(k in value and matches(value[k], wanted[k]) for k in wanted)
+    if isinstance(value, bool):
+        return pattern is bool
+    if isinstance(value, int) and value.bit_length() > 63:  # 太大的整数不能当小数来算
+        return False
+    return isinstance(value, (int, float) if pattern is float else pattern)
 
 
 def save_weights(path, state):
