@@ -613,6 +613,8 @@ def load_info(path):
         values = json.loads(Path(path).read_text(encoding="utf-8"))
         if not matches(values, _INFO) or min(values["counts"].values()) < 1 or not values["classes"]:
             raise ValueError
+        if not len(values["mean"]) == len(values["std"]) == values["channels"] or not min(values["std"]) > 0:
+            raise ValueError
         values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
         return DataInfo(**values)
     except FileNotFoundError:
