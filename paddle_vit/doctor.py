@@ -401,7 +401,7 @@ def check_learning_rate_too_high(run):
         f"(正常是 0.1 % 到 1 %);最后几轮的训练损失 {run.late('train_loss'):.2f},瞎猜是 {run.chance_loss:.2f};"
         f"验证正确率 {run.late('val_top1'):.1%}",
         "每步迈得太大,总是越过低处,损失停在瞎猜附近、上下乱跳,或学得又慢又差。",
-        f"--lr {better:.0e}(再以 3 倍为一档试),并保留预热 --warmup-epochs 5。",
+        f"--lr {better:.1g}(再以 3 倍为一档试),并保留预热 --warmup-epochs 5。",
     )
 
 
