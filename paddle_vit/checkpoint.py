@@ -21,7 +21,7 @@ from safetensors.numpy import save as to_safetensors
 from .cli import describe_os_error
 from .errors import UserError
 
-__all__ = ["atomic_write", "differences", "load_weights_into", "read_json", "read_state", "read_weights"]
+__all__ = ["atomic_write", "differences", "load_weights_into", "matches", "read_json", "read_state", "read_weights"]
 __all__ += ["save_weights", "write_state"]
 
 
@@ -46,15 +46,16 @@ def atomic_write(path, data):
         raise UserError(describe_os_error(error, path)) from None
 
 
-def read_json(path, advice="请换一个备份,或重新训练"):
+def read_json(path, pattern=None, advice="请换一个备份,或重新训练"):
     """读一个 JSON 文件(字典);没有这个文件时是 ``None``。
 
     Args:
         path (Path): 文件。
+        pattern (dict | None): 应有的样子,见 ``matches``;``None`` 是任意的字典。
         advice (str): 文件损坏时怎么办,写进提示。
 
     Raises:
-        UserError: 文件已损坏。
+        UserError: 文件已损坏,或不是应有的样子。
     """
     if not path.exists():
         return None
@@ -62,9 +63,32 @@ def read_json(path, advice="请换一个备份,或重新训练"):
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         value = None
-    if not isinstance(value, dict):
+    if not matches(value, pattern or {}):
         raise UserError(f"{path} 已损坏:{advice}。")
     return value
+
+
+def matches(value, pattern):
+    """读回的 JSON 是不是应有的样子。
+
+    Args:
+        value (Any): ``json.loads`` 的结果。
+        pattern (Any): 类型(``float`` 也收整数);``[样子]`` 是列表,每一项都是它;``{名字: 样子}`` 是字典,这些名字都要有;
+            ``{None: 样子}`` 是名字任意的字典。
+
+    Returns:
+        bool
+    """
+    if isinstance(pattern, list):
+        return isinstance(value, list) and all(matches(item, pattern[0]) for item in value)
+    if isinstance(pattern, dict):
+        wanted = pattern if None not in pattern or not isinstance(value, dict) else dict.fromkeys(value, pattern[None])
+        return isinstance(value, dict) and all(k in value and matches(value[k], wanted[k]) for k in wanted)
+    if isinstance(value, bool):
+        return pattern is bool
+    if isinstance(value, int) and value.bit_length() > 63:  # 太大的整数不能当小数来算
+        return False
+    return isinstance(value, (int, float) if pattern is float else pattern)
 
 
 def save_weights(path, state):

@@ -21,7 +21,7 @@ import paddle
 from PIL import Image, ImageCms, ImageOps
 
 from .augment import IMAGE_NUMBERS, NUMBERS, augment_batch, augment_image, mix_batch, normalize, resize_and_center_crop
-from .checkpoint import atomic_write
+from .checkpoint import atomic_write, matches
 from .errors import UserError
 from .vit import model_settings
 
@@ -599,6 +599,10 @@ def _shorten(value):
     return text if len(text) <= 60 else text[:57] + "…"
 
 
+_INFO = dict(name=str, classes=[str], channels=int, image_size=int, mean=[float], std=[float])
+_INFO["counts"] = dict(train=int, val=int, test=int)
+
+
 def load_info(path):
     """读回 ``save_info`` 写的说明。
 
@@ -607,9 +611,13 @@ def load_info(path):
     """
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not matches(values, _INFO) or min(values["counts"].values()) < 1 or not values["classes"]:
+            raise ValueError
+        if not len(values["mean"]) == len(values["std"]) == values["channels"] or not min(values["std"]) > 0:
+            raise ValueError
         values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
         return DataInfo(**values)
     except FileNotFoundError:
         raise UserError(f"没有 {path}:这个运行还没有开始训练,请先训练至少一轮。") from None
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError):
         raise UserError(f"{path} 已损坏:请换一个备份,或重新训练。") from None

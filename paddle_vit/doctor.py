@@ -18,11 +18,14 @@ import numpy as np
 from .checkpoint import read_json
 from .config import load_config
 from .data import load_info, step_size
+from .errors import UserError
 from .health import load_health
 from .logs import load_metrics
 from .runs import is_in_use, patches_per_image
 
 __all__ = ["Finding", "Run", "diagnose", "load_records", "report"]
+
+# metrics.jsonl 里要用到的
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +99,20 @@ class Run:
         """这个验证正确率是否与瞎猜没有区别:没有超过瞎猜加三个标准误(偶然超过的概率约千分之一)。"""
         chance = self.chance_top1
         return top1 <= chance + 3 * math.sqrt(chance * (1 - chance) / self.info.counts["val"])
+
+    @property
+    def poor(self):
+        """结果很差:最后几轮的验证正确率还没走完从瞎猜到全对的一半,或不如拿像素最接近的训练图像的标签当预测。"""
+        top1, chance = self.late("val_top1"), self.chance_top1
+        if top1 < (chance + 1) / 2:
+            return True
+        sample = self.health.get("sample")
+        if sample is None:
+            return False
+        pixels = sample["neighbour_top1"]  # 只用抽查的二百来张;学好了的模型看过全部训练图像,应当更好
+        # 两个正确率都有偶然的起伏;差两个标准误以上才算
+        variance = pixels * (1 - pixels) / sample["images"] + top1 * (1 - top1) / self.info.counts["val"]
+        return top1 < pixels - 2 * math.sqrt(variance)
 
     @property
     def failed(self):
@@ -282,12 +299,17 @@ def check_head(run):
         return None
     source = Path(run.init["source"])
     directory = source if source.is_dir() else source.parent
-    if not (directory / "data.json").exists() or load_info(directory / "data.json").classes != run.info.classes:
+    try:
+        info, before = load_info(directory / "data.json"), load_metrics(directory)
+    except UserError:  # 来源不是运行目录,或已经不在了
+        return None
+    if info.classes != run.info.classes:
         return None
     fresh = [name for name in run.init["fresh"] if name.startswith("head.")]
-    before, losses = load_metrics(directory), run.health["first_steps"]
-    # 来源学会了(训练损失在瞎猜的八成以下)的话,装好之后第一步的损失应当与它相近;离瞎猜更近就是没有装上
-    learned = bool(before) and before[-1]["train_loss"] < 0.8 * run.chance_loss
+    losses = run.health["first_steps"]
+    # 用的是同样的图像,来源也学会了(训练损失在瞎猜的八成以下),装好之后第一步的损失就应当与它相近;
+    # 离瞎猜更近就是没有装上。图像不同时,装上了的损失也可以很大,不能这样比。
+    learned = info == run.info and bool(before) and before[-1]["train_loss"] < 0.8 * run.chance_loss
     middle = (before[-1]["train_loss"] + run.chance_loss) / 2 if learned else math.inf
     at_chance = losses["from"] == 0 and losses["loss"][0] > middle
     if not fresh and not at_chance:
@@ -304,30 +326,22 @@ def check_head(run):
     )
 
 
-def check_patch_size(run):
-    """图块太大:一张图像不超过 4 个(2 x 2)图块,注意力几乎没有东西可以比较。"""
-    tokens = patches_per_image(run.config)
-    if tokens > 4:
-        return None
-    side = math.isqrt(tokens)
-    smaller = max(size for size in range(1, run.info.image_size // 4 + 1) if run.info.image_size % size == 0)
-    return Finding(
-        "图块太大",
-        f"{run.info.image_size} 像素的图像只切成 {side} x {side} = {tokens} 个图块,"
-        f"每块 {run.info.image_size // side} 像素",
-        "注意力在图块之间比较和搬运信息;图块只有几个时它无事可做,模型只是一个 MLP,块内的结构也只有一层线性映射来看。",
-        f"--patch-size {smaller}(切成 4 x 4 以上)。",
-    )
-
-
 # ---- 为什么没学会:按病因排列,只报第一个 ----
 
 
 def check_not_finite(run):
-    """损失或梯度变成了 NaN 或无穷大,训练停下了。"""
+    """损失或梯度变成了 NaN 或无穷大,训练停下了;或者只有验证损失如此。"""
     stopped = run.health.get("stopped")
     if stopped is None:
-        return None
+        bad = [line for line in run.metrics if not np.isfinite([line["train_loss"], line["val_loss"]]).all()]
+        if not bad:
+            return None
+        return Finding(
+            "损失变成了 NaN",
+            f"第 {bad[0]['epoch']:.0f} 轮的训练损失 {bad[0]['train_loss']:g},验证损失 {bad[0]['val_loss']:g}",
+            "权重或输出超出了 float32,或验证的图像里有 NaN。",
+            f"--lr {min(run.config.lr / 10, 1e-3):g},--clip-grad 1;检查改过的层和验证图像。",
+        )
     recent = "、".join(f"{loss:.2f}" for _, loss, _ in stopped["recent"][-5:])
     where = f"第 {stopped['epoch']} 轮第 {stopped['step']} 步,损失 {stopped['loss']},梯度范数 {stopped['grad_norm']}"
     evidence = f"{where},学习率 {stopped['lr']:g}" + (f";之前几步的损失 {recent}" if recent else "")
@@ -364,7 +378,7 @@ def check_diverging(run):
 
 
 def check_learning_rate_too_high(run):
-    """学习率太大:一步就把全部权重改动了几个百分点。"""
+    """学习率太大:一步就把全部权重改动了几个百分点,而且结果很差,或损失上下乱跳。"""
     updates = run.health["updates"]
     first = max((update["ratio"] for update in updates if update["step"] < 2), default=0.0)
     later = max((update["ratio"] for update in updates if update["step"] >= 2), default=0.0)
@@ -372,27 +386,31 @@ def check_learning_rate_too_high(run):
     # 没有预热时第一步会大几倍(AdamW 的第一步对每个权重都走满 lr),所以另给一个阈值。
     if later < 0.03 and first < 0.3:
         return None
+    losses = [line["train_loss"] for line in run.metrics]
+    # 各轮因 mixup 的起伏在 0.1 倍 ln(类别数)之内;一轮里升两倍于此就是乱跳
+    jumps = max(np.diff(losses), default=0.0) > 0.2 * run.chance_loss
+    if not run.poor and not jumps:
+        return None
     worst = max(updates, key=lambda update: update["ratio"])
     better = run.config.lr * min(0.1, 0.005 / worst["ratio"])  # 改动与学习率成正比:使它回到百分之零点五
     return Finding(
         "学习率太大",
         f"第 {worst['step'] + 1} 步(学习率 {worst['lr']:g})一步就把全部权重改动了 {worst['ratio']:.1%}"
-        f"(正常是 0.1 % 到 1 %);最后几轮的训练损失 {_late_loss(run)},瞎猜是 {run.chance_loss:.2f}",
+        f"(正常是 0.1 % 到 1 %);最后几轮的训练损失 {run.late('train_loss'):.2f},瞎猜是 {run.chance_loss:.2f};"
+        f"验证正确率 {run.late('val_top1'):.1%}",
         "每步迈得太大,总是越过低处,损失停在瞎猜附近、上下乱跳,或学得又慢又差。",
-        f"--lr {better:.0e}(再以 3 倍为一档试),并保留预热 --warmup-epochs 5。",
+        f"--lr {better:.1g}(再以 3 倍为一档试),并保留预热 --warmup-epochs 5。",
     )
 
 
-def _late_loss(run):
-    return f"{run.late('train_loss'):.2f}" if run.metrics else "没有记录"
-
-
 def check_no_warmup(run):
-    """没有预热,而且开头的损失猛涨。"""
+    """没有预热,开头的损失猛涨,结果也很差。"""
     first, config = run.health["first_steps"], run.config
     # 开头十步里涨到第一步的 1.2 倍以上:有预热的运行里,各批之间的起伏不到 0.05 倍
     losses = first["loss"][:10]
     if first["from"] or config.warmup_epochs * run.steps_per_epoch >= 1 or max(losses) < 1.2 * losses[0]:
+        return None
+    if not run.poor:
         return None
     peak = int(np.argmax(losses))
     return Finding(
@@ -495,6 +513,23 @@ def check_stuck(run):
     )
 
 
+def check_patch_size(run):
+    """图块太大:学完了结果仍然很差,而一张图像不超过 4 个(2 x 2)图块。"""
+    tokens = patches_per_image(run.config)
+    finished = run.summary is not None and check_too_few_epochs(run) is None
+    if not 1 <= tokens <= 4 or not finished or not run.poor:  # digits 简单,只有一个图块也能学好:那就不是毛病
+        return None
+    side = math.isqrt(tokens)
+    smaller = max(size for size in range(1, max(1, run.info.image_size // 4) + 1) if run.info.image_size % size == 0)
+    return Finding(
+        "图块太大",
+        f"{run.info.image_size} 像素的图像只切成 {side} x {side} = {tokens} 个图块,"
+        f"每块 {run.info.image_size // side} 像素;验证正确率 {run.late('val_top1'):.1%}",
+        "注意力在图块之间比较和搬运信息;图块只有几个时它无事可做,模型只是一个 MLP,块内的结构也只有一层线性映射来看。",
+        f"--patch-size {smaller}(切成 4 x 4 以上)。",
+    )
+
+
 # ---- 其余 ----
 
 
@@ -578,18 +613,18 @@ SETUP = {
     check_head: ("分类头有没有装上", ("first_steps",)),
     check_frozen: ("冻结的参数", ("parameters",)),
     check_unused: ("没用到的参数", ("parameters",)),
-    check_patch_size: ("图块大小", ()),
 }
 FAILURES = {
     check_not_finite: ("NaN", ()),
     check_diverging: ("发散", ("metrics",)),
-    check_learning_rate_too_high: ("学习率太大", ("updates",)),
-    check_no_warmup: ("预热", ("first_steps",)),
+    check_learning_rate_too_high: ("学习率太大", ("metrics", "updates")),
+    check_no_warmup: ("预热", ("metrics", "first_steps")),
     check_learning_rate_too_low: ("学习率太小", ("metrics", "updates")),
     check_shuffled_labels: ("标签与图像对不对得上", ("metrics", "sample")),
     check_train_and_validation_disagree: ("训练和验证对不对得上", ("metrics",)),
     check_too_few_steps: ("更新的次数", ("metrics",)),
     check_stuck: ("损失停在 ln(类别数)", ("metrics",)),
+    check_patch_size: ("图块大小", ("metrics",)),
 }
 CONSEQUENCES = {
     check_overfitting: ("过拟合", ("metrics",)),
@@ -641,7 +676,7 @@ def report(run):
     """
     findings, skipped = diagnose(run)
     done, total = len(run.metrics), run.config.epochs
-    state = "正在训练" if run.running else "已完成" if run.summary else "没有完成"
+    state = "正在训练" if run.running else "已完成" if run.summary is not None else "没有完成"
     line = f"{run.directory}:{run.info.name},{len(run.info.classes)} 类,{done}/{total} 轮,{state}"
     if run.metrics:
         last = run.metrics[-1]
@@ -672,13 +707,31 @@ def load_records(directory):
         UserError: 不是运行目录,或文件损坏。
     """
     directory = Path(directory)
+    config, info = load_config(directory), load_info(directory / "data.json")
+    health = load_health(directory) or {}
+    if not _is_about(health, info):
+        raise UserError(f"{directory / 'health.json'} 与 data.json 对不上:请删除它再试,少了它只是有几项查不了。")
     return Run(
         directory,
-        load_config(directory),
-        load_info(directory / "data.json"),
+        config,
+        info,
         load_metrics(directory),
-        load_health(directory) or {},
+        health,
         read_json(directory / "summary.json"),
-        read_json(directory / "init.json"),
+        read_json(directory / "init.json", {"source": str, "fresh": [str]}),
         is_in_use(directory),
     )
+
+
+def _is_about(health, info):
+    """体检记录里的类别数、通道数是不是这个数据集的,各项是不是有内容、在合理的范围里。"""
+    counts = [*health.get("labels", {}).values()] + ([health["predicted"]] if "predicted" in health else [])
+    if not all(len(count) == len(info.classes) and min(count) >= 0 and sum(count) for count in counts):
+        return False
+    sample, first = health.get("sample"), health.get("first_steps")
+    pictures = [*health.get("seen", {}).values()] + ([sample] if sample else [])
+    if not all(len(picture[name]) == info.channels for picture in pictures for name in ("mean", "std")):
+        return False
+    if sample and not (sample["images"] > 0 and 0 <= sample["neighbour_top1"] <= 1 and 0 <= sample["chance"] <= 1):
+        return False
+    return not first or len(first["loss"]) == len(first["grad_norm"]) > 0

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .checkpoint import atomic_write, read_json
+from .checkpoint import atomic_write, matches, read_json
 from .errors import UserError
 
 __all__ = ["Health", "NotFinite", "load_health", "neighbour_top1"]
@@ -20,7 +20,20 @@ SAMPLE = 256  # 抽查这么多张训练图像:近邻正确率的标准误不到
 FIRST_STEPS = 100  # 逐步记下开头这么多步的损失和梯度范数:没有预热时,坏事都发生在这里
 LAST_STEPS = 20  # 损失变成 NaN 时,留下之前这么多步
 
-_KINDS = dict(sample=dict, labels=dict, seen=dict, first_steps=dict, parameters=dict, updates=list, predicted=list)
+# health.json 的样子;每一项都可以没有
+_PARTS = {
+    "sample": {
+        **dict(images=int, dtype=str, min=float, max=float, mean=[float], std=[float]),
+        **dict(neighbour_top1=float, chance=float),
+    },
+    "labels": dict(train=[int], val=[int]),
+    "seen": {None: dict(mean=[float], std=[float], are_probabilities=bool)},
+    "first_steps": {"from": int, "loss": [float], "grad_norm": [float]},
+    "parameters": {None: dict(trainable=bool, grad=(int, float, type(None)), change=float)},
+    "updates": [dict(step=int, lr=float, ratio=float)],
+    "predicted": [int],
+    "stopped": dict(epoch=int, step=int, loss=str, grad_norm=str, lr=float, inputs_finite=bool, recent=[[float]]),
+}
 
 
 class NotFinite(UserError):
@@ -180,7 +193,7 @@ def load_health(directory):
         UserError: 文件已损坏。
     """
     path, advice = Path(directory) / HEALTH_FILE, "请删除它再试,少了它只是有几项查不了"
-    record = read_json(path, advice)
-    if record is not None and not all(isinstance(record.get(name, kind()), kind) for name, kind in _KINDS.items()):
+    record = read_json(path, advice=advice)
+    if record is not None and not matches(record, {name: _PARTS[name] for name in _PARTS if name in record}):
         raise UserError(f"{path} 已损坏:{advice}。")
     return record

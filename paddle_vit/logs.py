@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from .checkpoint import atomic_write
+from .checkpoint import atomic_write, matches
 from .errors import UserError
 from .pictures import confusion_figure, draw, image_grid, mistakes_figure
 
@@ -19,6 +19,7 @@ __all__ = ["RunLog", "load_metrics"]
 
 VISUALDL_FILE = "vdlrecords.log"  # 固定的名字:VisualDL 只读目录里最新的一个文件,续训必须接着写同一个
 METRICS_FILE = "metrics.jsonl"
+_METRICS = ("epoch", "train_loss", "train_top1", "val_loss", "val_top1", "lr", "images_per_second", "data_wait")
 
 
 class _RecordFile:
@@ -253,9 +254,9 @@ def load_metrics(directory):
         return []
     try:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
-        for name in ("train_loss", "train_top1", "val_loss", "val_top1", "lr", "images_per_second", "data_wait"):
-            for line in lines:
-                float(line[name])
-        return lines
-    except (ValueError, TypeError, KeyError):
-        raise UserError(f"{path} 已损坏:请换一个备份,或重新训练。") from None
+    except ValueError:
+        lines = None
+    whole = matches(lines, [dict.fromkeys(_METRICS, float)])
+    if not whole or not all(0 <= line[name] <= 1 for line in lines for name in ("train_top1", "val_top1")):
+        raise UserError(f"{path} 已损坏:请换一个备份,或重新训练。")
+    return lines
