@@ -164,10 +164,11 @@ def check_normalization(run):
             continue
         seen_mean, seen_std = (np.asarray(run.health["seen"][part][name]) for name in ("mean", "std"))
         # 与每种做法的距离:均值差几个标准差,加标准差之比的对数
-        distance = {
-            name: float((abs(seen_mean - m) / s + abs(np.log(np.maximum(seen_std, 1e-9) / s))).mean())
-            for name, (m, s) in expected.items()
-        }
+        with np.errstate(all="ignore"):  # 输入里有 NaN 或无穷大时,距离也是 NaN
+            distance = {
+                name: float((abs(seen_mean - m) / s + abs(np.log(np.maximum(seen_std, 1e-9) / s))).mean())
+                for name, (m, s) in expected.items()
+            }
         likely = min(distance, key=distance.get)
         # 增强(补零、擦除)和 mixup 会把标准差减小到七成多,距离不到 0.5;要比“正确”近一倍以上才算
         if likely == "right" or distance["right"] < 0.5 or distance[likely] > distance["right"] / 2:

@@ -102,6 +102,7 @@ def test_the_figure_shows_every_seed():
     assert means == pytest.approx([92, 96, 95, 81])
 
 
+@pytest.mark.slow
 def test_a_comparison_is_continued(tmp_path):
     output = tmp_path / "compare"
     args = ["--vary", "pool=avg,cls", "--seeds", "0", "--output", output, *TINY, "--epochs", "30"]

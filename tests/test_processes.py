@@ -88,6 +88,7 @@ def test_the_losses_of_every_step_are_those_of_one_process(tmp_path):
     np.testing.assert_allclose([loss for _, loss in curves[1]], [loss for _, loss in curves[0]], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_all_processes_at_the_same_step(tmp_path):
     settings = [*SETTINGS, "--epochs", "60", "--processes", "2"]
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
@@ -171,6 +172,7 @@ def test_where_several_processes_are_impossible(monkeypatch):
         module.choose_processes(2, "cpu", 128, 196)
 
 
+@pytest.mark.slow
 def test_launch_equals_one_process(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     run_script("train", *SETTINGS, "--epochs", "3", "--output", one, check=0)
@@ -193,6 +195,7 @@ def test_two_processes_agree_on_the_default_directory(tmp_path):
     assert (run / "summary.json").exists()
 
 
+@pytest.mark.slow
 def test_one_process_resumes_what_two_began(tmp_path):
     settings = [*SETTINGS, "--epochs", "40"]
     whole, moved = tmp_path / "whole", tmp_path / "moved"

@@ -219,6 +219,7 @@ def test_fine_tuning_on_a_folder(tiny_run, picture_folder, tmp_path):
     assert len(done.stdout.splitlines()) == 6
 
 
+@pytest.mark.slow
 def test_resume(tiny_run, tmp_path):
     source, whole, killed, started = (tmp_path / name for name in ("source", "whole", "killed", "started"))
     shutil.copytree(tiny_run, source)
@@ -253,6 +254,7 @@ def test_a_wrong_source_leaves_no_run(tiny_run, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train_only", ["all", "head"])
 def test_two_processes_fine_tune_like_one(tiny_run, tmp_path, train_only):
     runs = [tmp_path / name for name in ("one", "two")]
