@@ -26,7 +26,7 @@ from .vit import count_parameters
 
 __all__ = ["Ema", "choose_trained", "fit", "is_decayed", "learning_rate", "make_optimizer"]
 
-FIGURE_STEPS = 80  # 混淆矩阵和判错的图像至少隔这么多步画一次:画一次与几步到几十步训练一样慢
+FIGURE_STEPS = 80  # 混淆矩阵、判错的图像和注意力至少隔这么多步画一次:画一次与几步到几十步训练一样慢
 
 
 def learning_rate(step, config, steps_per_epoch):
@@ -469,14 +469,15 @@ def _fit(trainer, log, resumed):
     while p.epoch < config.epochs:
         train_loss, train_top1, speed, data_wait = trainer.train_epoch(log)
         started = time.monotonic()
+        draws = _is_now_and_then(p.epoch, config.epochs, math.ceil(FIGURE_STEPS / trainer.steps_per_epoch))
         with trainer.ema.applied():
             evaluation = trainer.evaluate(data.val)
             trainer.update_best(evaluation)
-            if _is_now_and_then(p.epoch, config.epochs):
+            if draws:
                 trainer.log_attention(log)
         trainer.health.evaluation(evaluation, len(info.classes))
         p.seconds += time.monotonic() - started
-        if _is_now_and_then(p.epoch, config.epochs, math.ceil(FIGURE_STEPS / trainer.steps_per_epoch)):
+        if draws:
             log.evaluation("val", evaluation, data.val, info.classes, p.epoch + 1)
         if _is_now_and_then(p.epoch, config.epochs):
             weights = ((name, value.numpy()) for name, value in trainer.model.named_parameters() if value.ndim > 1)
