@@ -32,6 +32,12 @@ def warn(text):
 # ---- 目录 ----
 
 
+def _short(path):
+    """在当前目录里的路径写成相对的。"""
+    path, here = Path(path).resolve(), Path.cwd()
+    return path.relative_to(here) if here in path.parents else path
+
+
 def remembered_folder():
     """最后一次 start 用的目录;没有时是当前目录下的 my。"""
     try:
@@ -169,7 +175,7 @@ def check(number, into=None, file=None, seconds=60):
         "crc32": checksum(path),
     }
     write_records(folder, records)
-    print(f"作业 {n}:{task.title}({path})")
+    print(f"作业 {n}:{task.title}({_short(path)})")
     for line in report_lines(results, show_hints=failed >= 2):
         print(line)
     lines = printed.strip().splitlines()
@@ -202,7 +208,7 @@ def status(into=None):
     if into and not folder.is_dir():
         raise UserError(f"没有目录 {folder}:请先运行 python scripts/homework.py start 0 --into {folder}。")
     records = read_records(folder)
-    print(f"作业目录:{folder}")
+    print(f"作业目录:{_short(folder)}")
     for n, name in enumerate(FILES):
         path, record = folder / f"{name}.py", records.get(str(n))
         print(f"  {n} {progress(path, record)}  {exercise(n).title}")
