@@ -45,6 +45,15 @@ def tiny_run(tmp_path_factory):
     return directory
 
 
+@pytest.fixture(scope="session")
+def default_run(tmp_path_factory):
+    """README 的第二步,原样执行:自带的 digits 上的默认训练;只读。"""
+    directory = tmp_path_factory.mktemp("default")
+    run_script("train", cwd=directory, check=0, timeout=900)
+    (run,) = (directory / "runs").iterdir()
+    return run
+
+
 @pytest.fixture
 def picture_folder(tmp_path):
     """三类各六张的图片文件夹,大小、格式和 Pillow 模式各不相同。"""

@@ -179,10 +179,9 @@ def test_a_class_token_without_positions_and_own_pictures(picture_folder, tmp_pa
 
 
 @pytest.mark.slow
-def test_the_default_run_looks_at_the_digits(tmp_path):
+def test_the_default_run_looks_at_the_digits(default_run):
     """默认的训练:rollout 在图形上的权重明显比背景多,也比没训练过的模型多。"""
-    run_script("train", "--output", tmp_path / "run", check=0, timeout=900)
-    loaded = load_run(tmp_path / "run")
+    loaded = load_run(default_run)
     table, *_ = measure_figure_share(loaded, load_data(loaded.config).test)
     print(table)
     trained, untrained = (float(table[1][column].split()[0]) for column in (1, 4))
