@@ -192,16 +192,21 @@ def softmax(x):
     return F.softmax(x, axis=-1)
 
 
+def _scores(q, k, scale, bias):
+    scores = paddle.matmul(q * scale, k, transpose_y=True)  # [B, h, N, N]
+    return scores if bias is None else scores + bias
+
+
 class _AttentionOnCPU(PyLayer):
-    """注意力 z = w v,w = softmax(s),s = scale * q k^T。
+    """注意力 z = w v,w = softmax(s),s = scale * q k^T + bias;bias 不求梯度时可以有。
 
     softmax 的梯度是 dS = w * (dW - sum(dW * w)),沿最后一轴求和;这个和也等于 sum(dZ * z),
     后者短得多(d 个数而不是 N 个)。
     """
 
     @staticmethod
-    def forward(ctx, q, k, v, scale):
-        weights = softmax(paddle.matmul(q * scale, k, transpose_y=True))  # [B, h, N, N]
+    def forward(ctx, q, k, v, scale, bias):
+        weights = softmax(_scores(q, k, scale, bias))  # [B, h, N, N]
         z = paddle.matmul(weights, v)  # [B, h, N, d]
         ctx.save_for_backward(q, k, v, weights, z)
         ctx.scale = scale
@@ -219,8 +224,8 @@ class _AttentionOnCPU(PyLayer):
         return grad_q, grad_k, grad_v
 
 
-def attention(q, k, v, scale, dropout=0.0):
-    """不返回权重的注意力 ``softmax(q k^T * scale) v``。
+def attention(q, k, v, scale, dropout=0.0, bias=None):
+    """不返回权重的注意力 ``softmax(q k^T * scale + bias) v``。
 
     GPU 上用 ``paddle.nn.functional.scaled_dot_product_attention``(flash attention 不在显存里展开 N x N 的权重);
     CPU 上用公式本身,只是反向自己写。
@@ -229,6 +234,7 @@ def attention(q, k, v, scale, dropout=0.0):
         q, k, v (Tensor): [B, h, N, d]。
         scale (float): q k^T 的缩放系数。
         dropout (float): 注意力权重的随机失活概率,0–1。
+        bias (Tensor | None): 能广播成 [B, h, N, N];``None`` 表示没有。
 
     Returns:
         Tensor: [B, h, N, d]。
@@ -236,9 +242,10 @@ def attention(q, k, v, scale, dropout=0.0):
     if paddle.in_dynamic_mode() and q.place.is_gpu_place() and q.dtype in (paddle.float16, paddle.bfloat16):
         q = q * (scale * q.shape[-1] ** 0.5)  # 该算子自己乘 d ** -0.5,这里补上比值
         q, k, v = (x.transpose([0, 2, 1, 3]) for x in (q, k, v))  # 该算子要 [B, N, h, d]
-        z = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, training=dropout > 0)
+        z = F.scaled_dot_product_attention(q, k, v, bias, dropout, training=dropout > 0)
         return z.transpose([0, 2, 1, 3])  # [B, h, N, d]
-    if _is_eager_cpu(q, k, v) and dropout == 0 and _is_training(q, k, v):
-        return _AttentionOnCPU.apply(q, k, v, scale)
-    weights = softmax(paddle.matmul(q * scale, k, transpose_y=True))  # [B, h, N, N]
+    fixed_bias = bias is None or bias.stop_gradient
+    if _is_eager_cpu(q, k, v) and dropout == 0 and fixed_bias and _is_training(q, k, v):
+        return _AttentionOnCPU.apply(q, k, v, scale, bias)
+    weights = softmax(_scores(q, k, scale, bias))  # [B, h, N, N]
     return paddle.matmul(F.dropout(weights, dropout, training=dropout > 0), v)  # [B, h, N, d]

@@ -18,8 +18,10 @@ __all__ = [
     "EncoderLayer",
     "Identity",
     "LayerNorm",
+    "LayerScale",
     "Linear",
     "Mlp",
+    "NormalizedAttention",
     "PatchEmbedding",
     "sincos_position_embedding",
     "sincos_position_embedding_1d",
@@ -83,10 +85,11 @@ class LayerNorm(nn.LayerNorm):
 
     Args:
         embed_dim (int): 最后一轴的长度 D。
+        epsilon (float): 加在方差上的小数。
     """
 
-    def __init__(self, embed_dim):
-        super().__init__(embed_dim)
+    def __init__(self, embed_dim, epsilon=1e-5):
+        super().__init__(embed_dim, epsilon)
 
     def forward(self, x):
         return functional.layer_norm(x, self.weight, self.bias, self._epsilon)
@@ -217,17 +220,79 @@ class Attention(nn.Layer):
             tuple: ``(z, attn_weights)``,形状 [B, N, D] 和 [B, h, N, N];``need_weights=False`` 时第二项为 ``None``。
             attn_weights 是 softmax 之后、随机失活之前的权重,每行之和为 1。
         """
-        B, N, _ = x.shape
-        q, k, v = self.transpose_multihead(self.qkv(x)).chunk(3, axis=1)  # [B, 3h, N, d] -> 各 [B, h, N, d]
+        q, k, v = self.split_heads(x)  # 各 [B, h, N, d]
+        return self.attend(q, k, v, need_weights)
+
+    def split_heads(self, x):
+        """各个头的 q、k、v:[B, N, D] -> 三个 [B, h, N, d]。"""
+        return self.transpose_multihead(self.qkv(x)).chunk(3, axis=1)  # [B, 3h, N, d] -> 各 [B, h, N, d]
+
+    def attend(self, q, k, v, need_weights=True, bias=None):
+        """由 q、k、v 求输出;参数和返回值同 ``forward``。
+
+        Args:
+            q, k, v (Tensor): [B, h, N, d]。
+            need_weights (bool): 见 ``forward``。
+            bias (Tensor | None): 加在 q k^T * scales 上,能广播成 [B, h, N, N]。
+        """
+        B, _, N, _ = q.shape
         if need_weights:
-            attn_weights = self.softmax(paddle.matmul(q * self.scales, k, transpose_y=True))  # [B, h, N, N]
+            scores = paddle.matmul(q * self.scales, k, transpose_y=True)  # [B, h, N, N]
+            attn_weights = self.softmax(scores if bias is None else scores + bias)  # [B, h, N, N]
             z = paddle.matmul(self.attn_dropout(attn_weights), v)  # [B, h, N, d]
         else:
             attn_weights = None
-            z = functional.attention(q, k, v, self.scales, self.attn_dropout.p if self.training else 0.0)
+            dropout = self.attn_dropout.p if self.training else 0.0
+            z = functional.attention(q, k, v, self.scales, dropout, bias)
         z = z.transpose([0, 2, 1, 3])  # [B, N, h, d]
         z = z.reshape([B, N, self.all_head_size])  # [B, N, h*d]
         return self.proj_dropout(self.proj(z)), attn_weights
+
+
+class NormalizedAttention(Attention):
+    """q、k 各过一次层归一化的注意力(QK norm):q k^T 不会随训练越来越大,大模型训练得更稳。
+
+    来源:arXiv 2302.05442 2.1 节。参数比 ``Attention`` 多一个。
+
+    Args:
+        epsilon (float): 两个层归一化里加在方差上的小数。
+    """
+
+    def __init__(
+        self,
+        embed_dim,
+        num_heads,
+        qkv_bias=False,
+        qk_scale=None,
+        dropout=0.0,
+        attention_dropout=0.0,
+        epsilon=1e-5,
+    ):
+        super().__init__(embed_dim, num_heads, qkv_bias, qk_scale, dropout, attention_dropout)
+        self.q_norm = LayerNorm(self.attn_head_size, epsilon)
+        self.k_norm = LayerNorm(self.attn_head_size, epsilon)
+
+    def split_heads(self, x):
+        q, k, v = super().split_heads(x)
+        return self.q_norm(q), self.k_norm(k), v  # 各 [B, h, N, d]
+
+
+class LayerScale(nn.Layer):
+    """逐通道缩放(Layer Scale):x * gamma,gamma 可学习,[B, N, D] -> [B, N, D]。
+
+    放在残差分支的末尾,从很小的值学起,深的模型也训练得动。来源:CaiT(arXiv 2103.17239)2.1 节。
+
+    Args:
+        embed_dim (int): 嵌入维度 D。
+        value (float): gamma 的初值。
+    """
+
+    def __init__(self, embed_dim, value):
+        super().__init__()
+        self.gamma = self.create_parameter([embed_dim], default_initializer=nn.initializer.Constant(value))
+
+    def forward(self, x):
+        return x * self.gamma
 
 
 class DropPath(nn.Layer):
@@ -270,6 +335,9 @@ class EncoderLayer(nn.Layer):
         dropout (float): Attention 输出和 Mlp 里的随机失活概率,0–1。
         attention_dropout (float): 注意力权重的随机失活概率,0–1。
         drop_path (float): 两条残差分支的随机深度概率,0–1。
+        layer_scale (float | None): 两条残差分支上 ``LayerScale`` 的初值;``None`` 表示没有。
+        qk_norm (bool): 用 ``NormalizedAttention``。
+        epsilon (float): 层归一化里加在方差上的小数。
     """
 
     def __init__(
@@ -282,19 +350,30 @@ class EncoderLayer(nn.Layer):
         dropout=0.0,
         attention_dropout=0.0,
         drop_path=0.0,
+        layer_scale=None,
+        qk_norm=False,
+        epsilon=1e-5,
     ):
         super().__init__()
-        self.attn_norm = LayerNorm(embed_dim)
-        self.attn = Attention(embed_dim, num_heads, qkv_bias, qk_scale, dropout, attention_dropout)
-        self.mlp_norm = LayerNorm(embed_dim)
+        settings = (embed_dim, num_heads, qkv_bias, qk_scale, dropout, attention_dropout)
+        self.attn_norm = LayerNorm(embed_dim, epsilon)
+        self.attn = NormalizedAttention(*settings, epsilon) if qk_norm else Attention(*settings)
+        self.attn_scale = Identity() if layer_scale is None else LayerScale(embed_dim, layer_scale)
+        self.mlp_norm = LayerNorm(embed_dim, epsilon)
         self.mlp = Mlp(embed_dim, mlp_ratio, dropout)
+        self.mlp_scale = Identity() if layer_scale is None else LayerScale(embed_dim, layer_scale)
         self.drop_path = DropPath(drop_path)
 
+    def attend(self, x):
+        """归一化之后的注意力分支,[B, N, D] -> [B, N, D]。"""
+        z, _ = self.attn(x, need_weights=False)  # [B, N, D]
+        return z
+
     def forward(self, x):
-        z, _ = self.attn(self.attn_norm(x), need_weights=False)  # [B, N, D]
-        x = x + self.drop_path(z)
+        z = self.attend(self.attn_norm(x))  # [B, N, D]
+        x = x + self.drop_path(self.attn_scale(z))
         z = self.mlp(self.mlp_norm(x))  # [B, N, D]
-        return x + self.drop_path(z)
+        return x + self.drop_path(self.mlp_scale(z))
 
 
 def sincos_position_embedding(grid_size, embed_dim):
