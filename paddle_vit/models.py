@@ -28,8 +28,8 @@ _VIT_SIZES = {
 # 尺寸 -> 常用的 (图块, 图像),像素。
 _VIT_PATCHES_AND_IMAGES = {
     "tiny": [(16, 224), (16, 384)],
-    "small": [(16, 224), (32, 224), (16, 384)],
-    "base": [(16, 224), (32, 224), (16, 384), (32, 384)],
+    "small": [(16, 224), (32, 224), (16, 384), (32, 384)],
+    "base": [(16, 224), (32, 224), (8, 224), (16, 384), (32, 384)],
     "large": [(16, 224), (32, 224), (16, 384), (32, 384)],
     "huge": [(14, 224)],
 }
@@ -95,7 +95,9 @@ def full_name(name):
     close = difflib.get_close_matches(str(name), [*short_names, *_MODELS], n=1)
     hint = f"是不是 {close[0]}?" if close else ""
     known = "、".join(reversed(short_names))
-    raise UserError(f"没有名为 {name!r} 的模型:{hint}可用的简写有 {known};全名见 paddle_vit.list_models()。")
+    raise UserError(
+        f"没有名为 {name!r} 的模型:{hint}可用的有 {known};全名如 vit_base_patch16_224,见 paddle_vit.list_models()。"
+    )
 
 
 def model_class(name):
