@@ -12,6 +12,7 @@ import paddle
 from .errors import UserError
 from .layers import Attention
 from .pictures import figure_and_font, image_grid, text_style
+from .swin import WindowAttention
 
 __all__ = [
     "attention_distance",
@@ -19,6 +20,7 @@ __all__ = [
     "distance_figure",
     "filters_figure",
     "gradient_rollout",
+    "has_windows",
     "heads_figure",
     "maps_figure",
     "overlay",
@@ -32,6 +34,17 @@ __all__ = [
 ]
 
 # ---- 记录 ----
+
+
+def has_windows(model):
+    """模型的注意力是不是在小窗口里(Swin):那样就没有全部 token 之间的权重,也就没有注意力图。"""
+    return any(isinstance(layer, WindowAttention) for layer in model.sublayers(include_self=True))
+
+
+def check_no_windows(model):
+    """模型的注意力在窗口里时抛出 ``UserError``。"""
+    if has_windows(model):
+        raise UserError(f"{type(model).__name__} 的注意力在小窗口里,画不成整张图像的注意力图:请换成 ViT 或 DeiT。")
 
 
 @contextlib.contextmanager
@@ -49,8 +62,9 @@ def record_attention(model):
         list[Tensor]: 每次前向之后是 L 个 [B, h, N, N],从第一层到最后一层。
 
     Raises:
-        UserError: 模型里没有 ``Attention``。
+        UserError: 模型里没有 ``Attention``,或它是 Swin。
     """
+    check_no_windows(model)
     layers = [layer for layer in model.sublayers(include_self=True) if isinstance(layer, Attention)]
     if not layers:
         raise UserError(f"{type(model).__name__} 里没有 Attention 层:请给 ViT 或含有 Attention 的模型。")

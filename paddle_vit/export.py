@@ -16,6 +16,7 @@ from paddle import nn
 from . import runtime
 from .errors import UserError
 from .layers import LayerScale, NormalizedAttention
+from .vit import ViT
 
 __all__ = ["FastModel", "add_engine_arguments", "prediction_model"]
 
@@ -293,6 +294,8 @@ def _disagreement(model, fast):
 
 def _fast_model(model, precision, threads):
     """依次试各个引擎,返回 (FastModel, 引擎的名字);都不行时返回 (None, 原因)。"""
+    if not isinstance(model, ViT):
+        return None, f"静态图只写得了 ViT,这是 {type(model).__name__}"
     reasons = []
     for engine in ("OpenVINO", "oneDNN") if precision == "float32" else ("OpenVINO",):
         try:

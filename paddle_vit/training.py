@@ -12,7 +12,7 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 
-from .attention_maps import attention_weights, heads_figure, maps_figure, rollout, token_map
+from .attention_maps import attention_weights, has_windows, heads_figure, maps_figure, rollout, token_map
 from .augment import normalize, to_pixels
 from .checkpoint import atomic_write, load_weights_into, read_state, save_weights, write_state
 from .config import Config, result_settings
@@ -320,10 +320,10 @@ class _Trainer:
         return evaluate(self.model, part, info, batch_size, self.precision, self.rank, self.world)
 
     def log_attention(self, log):
-        """把固定的几张验证图像的注意力写进 VisualDL:每张的 rollout,和第一张各层各头的权重。"""
+        """把固定的几张验证图像的注意力写进 VisualDL:每张的 rollout,和第一张各层各头的权重;Swin 没有。"""
         val, info = self.data.val, self.data.info
         indices = varied_indices(val.labels, self.config.attention_images)
-        if self.rank or not len(indices):
+        if self.rank or not len(indices) or has_windows(self.model):
             return
         (images,) = val.fetch([(indices, None)])  # uint8 [b, H, W, C]
         inputs = normalize(images, info.mean, info.std)  # [b, C, H, W]
