@@ -26,9 +26,6 @@ from .runtime import autocast
 
 __all__ = ["Ema", "choose_trained", "fit", "is_decayed", "learning_rate", "make_optimizer"]
 
-# 不是一维、也不衰减的参数:它们是加到 token 或分数上的量,不是矩阵
-NOT_DECAYED = ("class_token", "distillation_token", "register_tokens", "position_embedding")
-NOT_DECAYED += ("relative_position_bias_table",)
 FIGURE_STEPS = 80  # 混淆矩阵、判错的图像和注意力至少隔这么多步画一次:画一次与几步到几十步训练一样慢
 
 
@@ -42,9 +39,14 @@ def learning_rate(step, config, steps_per_epoch):
     return config.min_lr + (config.lr - config.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
+# 不是矩阵的多维参数
+_NOT_DECAYED = ("class_token", "distillation_token", "register_tokens", "position_embedding")
+_NOT_DECAYED += ("relative_position_bias_table",)
+
+
 def is_decayed(name, parameter):
     """权重衰减只用于矩阵和卷积核:偏置、归一化层(都是一维)、各种 token、位置编码和 Swin 的偏置表不衰减。"""
-    return parameter.ndim > 1 and name.split(".")[-1] not in NOT_DECAYED
+    return parameter.ndim > 1 and name.split(".")[-1] not in _NOT_DECAYED
 
 
 def make_optimizer(model, config):
@@ -168,7 +170,7 @@ def choose_trained(model, train_only):
 
     Args:
         model (ViT): 模型。
-        train_only (str): ``'all'`` 全部没有冻结的;``'head'`` 只有分类头(两个头时是两个)。
+        train_only (str): ``'all'`` 全部没有冻结的;``'head'`` 只有分类头(有蒸馏头时也算)。
 
     Returns:
         list[Parameter]: 要训练的参数。
