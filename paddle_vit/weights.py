@@ -4,7 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from .checkpoint import atomic_write, differences, read_weights
+from .checkpoint import atomic_write, differences, read_weights, weights_path
 from .data import load_info
 from .errors import UserError
 
@@ -34,14 +34,14 @@ def run_of(source):
     """权重来源所在的运行目录;单独的权重文件没有,是 ``None``。
 
     Args:
-        source (str | Path): 运行目录,或 .pdparams 文件。
+        source (str | Path): 运行目录,或 .safetensors 文件。
 
     Raises:
         UserError: 路径不存在。
     """
     source = Path(source)
     if not source.exists():
-        raise UserError(f"没有 {source}:微调要从一个运行目录(如 runs/…)或 .pdparams 权重文件开始,请检查路径。")
+        raise UserError(f"没有 {source}:微调要从一个运行目录(如 runs/…)或 .safetensors 权重文件开始,请检查路径。")
     if source.is_dir():
         return source
     return source.parent if (source.parent / "config.yaml").exists() else None
@@ -55,7 +55,7 @@ def start_from(model, source, classes=None):
 
     Args:
         model (ViT): 新模型。
-        source (str | Path): 运行目录(取 best.pdparams),或 .pdparams 文件。
+        source (str | Path): 运行目录(取 best.safetensors),或 .safetensors 文件。
         classes (Sequence[str] | None): 新模型的类别名。
 
     Returns:
@@ -65,8 +65,8 @@ def start_from(model, source, classes=None):
         UserError: 没有这个文件、文件损坏,或分类头以外的张量对不上。
     """
     directory, source = run_of(source), Path(source)
-    path = source / "best.pdparams" if source.is_dir() else source
-    given, wanted = read_weights(path, plain=True), model.state_dict()
+    path = weights_path(source) if source.is_dir() else source
+    given, wanted = read_weights(path), model.state_dict()
     head, new_head = _head_of(given), _head_of(wanted)
     if differences(new_head, head) or not _same_classes(directory, classes):
         given = {name: value for name, value in given.items() if name not in head}
@@ -78,7 +78,7 @@ def start_from(model, source, classes=None):
             "请用原来的 --patch-size、--embed-dim、--image-size 等,图像的通道数也要相同。"
         )
     for name, value in given.items():
-        wanted[name].set_value(value.astype(wanted[name].dtype))
+        wanted[name].set_value(value)
     fresh = [name for name in model.state_dict() if name not in given]
     return StartReport(str(source), tuple(given), tuple(fresh))
 
