@@ -17,7 +17,7 @@ from .processes import one_after_another, tell_others
 from .runtime import autocast_dtype, describe_runtime, seed_everything, setup_runtime
 from .training import fit
 from .vit import create_model, model_settings
-from .weights import run_of, save_report, start_from
+from .weights import load_weights, run_of, save_report
 
 __all__ = [
     "LoadedRun",
@@ -199,15 +199,15 @@ def first_weights(model, config, info):
         info (DataInfo): 新数据的说明,用到类别名。
 
     Returns:
-        StartReport | None: 哪些取来了;没有放时是 ``None``。
+        LoadReport | None: 哪些取来了;没有放时是 ``None``。
 
     Raises:
-        UserError: 见 ``weights.start_from``。
+        UserError: 见 ``weights.load_weights``。
     """
     begun = config.resume is not None and (Path(config.resume) / "last.safetensors").exists()
     if config.init_from is None or begun:
         return None
-    return start_from(model, config.init_from, info.classes)
+    return load_weights(model, config.init_from, classes=info.classes)
 
 
 @dataclasses.dataclass(frozen=True)
