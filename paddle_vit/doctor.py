@@ -632,7 +632,7 @@ CONSEQUENCES = {
     check_too_few_epochs: ("轮数", ("metrics",)),
 }
 OTHERS = {
-    check_data_wait: ("读数据的时间", ("metrics",)),
+    check_data_wait: ("读数据的时间", ("data_wait",)),
     check_unfinished: ("训练完成了没有", ()),
 }
 
@@ -647,6 +647,8 @@ def diagnose(run):
         tuple[list[Finding], list[str]]: 发现,病因在前;因为没有记录而跳过的检查的名字。
     """
     available = {*run.health, *(["metrics"] if run.metrics else [])}
+    if run.metrics and all("data_wait" in line for line in run.metrics):  # 旧版的记录里没有
+        available.add("data_wait")
     skipped = [
         name
         for name, needs in {**SETUP, **FAILURES, **CONSEQUENCES, **OTHERS}.values()

@@ -17,7 +17,7 @@ from .models import create_model, model_settings
 from .processes import one_after_another, tell_others
 from .runtime import autocast_dtype, describe_runtime, seed_everything, setup_runtime
 from .training import fit
-from .weights import run_of, save_report, start_from
+from .weights import load_weights, run_of, save_report
 
 __all__ = [
     "LoadedModel",
@@ -27,7 +27,6 @@ __all__ = [
     "is_in_use",
     "load_model",
     "load_run",
-    "model_from",
     "open_run",
     "patches_per_image",
     "source_statistics",
@@ -196,15 +195,15 @@ def first_weights(model, config, info):
         info (DataInfo): 新数据的说明,用到类别名。
 
     Returns:
-        StartReport | None: 哪些取来了;没有放时是 ``None``。
+        LoadReport | None: 哪些取来了;没有放时是 ``None``。
 
     Raises:
-        UserError: 见 ``weights.start_from``。
+        UserError: 见 ``weights.load_weights``。
     """
     begun = config.resume is not None and (Path(config.resume) / "last.safetensors").exists()
     if config.init_from is None or begun:
         return None
-    return start_from(model, config.init_from, info.classes)
+    return load_weights(model, config.init_from, classes=info.classes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -288,28 +287,10 @@ def load_model(source):
         raise UserError(
             f"{source} 里没有类别名、均值和标准差,不知道怎样给图片分类:请用 scripts/import_weights.py 重新转换并写明。"
         )
-    model = model_from(arguments, source)
+    model = create_model(**arguments)
     details = differences(model.state_dict(), tensors)
     if details:
         raise UserError(f"{source} 的权重与它自己的说明不符:{details}。请重新转换或训练。")
     model.set_state_dict(tensors)
     model.eval()
     return LoadedModel(source, parse_info(info, source), model)
-
-
-def model_from(arguments, source):
-    """按权重文件里的说明建模型。
-
-    Args:
-        arguments (dict): ``create_model`` 的全部参数。
-        source (str | Path): 说明从哪里来,写进提示。
-
-    Raises:
-        UserError: 说明里有这一版不认识的参数,或不合法的值。
-    """
-    try:
-        return create_model(**arguments)
-    except TypeError:
-        raise UserError(
-            f"{source} 的说明里有这一版不认识的模型参数({'、'.join(arguments)}):请升级 paddle_vit。"
-        ) from None

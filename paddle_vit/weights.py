@@ -8,22 +8,30 @@ from .checkpoint import atomic_write, differences, read_weights, weights_path
 from .data import load_info
 from .errors import UserError
 
-__all__ = ["StartReport", "run_of", "save_report", "start_from"]
+__all__ = ["LoadReport", "load_weights", "run_of", "save_report"]
 
 
 @dataclasses.dataclass(frozen=True)
-class StartReport:
-    """微调开始时,哪些权重是取来的。
+class LoadReport:
+    """装入权重的结果:每个张量恰好属于其中一类。
 
     Attributes:
         source (str): 从哪里取的。
-        loaded (tuple[str]): 取来的张量的名字。
-        fresh (tuple[str]): 保持随机初值的张量的名字,只会是分类头的。
+        format (str): 权重的格式。
+        loaded (tuple[str]): 取来的张量,模型里的名字。
+        resized (tuple[str]): 改了大小之后取来的张量,模型里的名字。
+        fresh (tuple[str]): 保持随机初值的张量,模型里的名字。
+        unused (tuple[str]): 没有用到的张量,文件里的名字。
+        notes (tuple[str]): 其他要知道的事。
     """
 
     source: str
+    format: str
     loaded: tuple
-    fresh: tuple
+    resized: tuple = ()
+    fresh: tuple = ()
+    unused: tuple = ()
+    notes: tuple = ()
 
     def __str__(self):
         rest = f"分类头重新开始学({'、'.join(self.fresh)})" if self.fresh else "分类头也取来了"
@@ -47,7 +55,7 @@ def run_of(source):
     return source.parent if (source.parent / "config.yaml").exists() else None
 
 
-def start_from(model, source, classes=None):
+def load_weights(model, path, *, strict=True, resize_patches=False, table=None, classes=None):
     """把另一个运行的权重放进模型,作为训练的起点;分类头对不上时保持随机的初值。
 
     分类头只在类别相同时才取来:来源记着类别名、又给了 ``classes`` 时比类别名,否则只看名字和形状是否全都对上。
@@ -55,16 +63,17 @@ def start_from(model, source, classes=None):
 
     Args:
         model (ViT): 新模型。
-        source (str | Path): 运行目录(取 best.safetensors),或 .safetensors 文件。
+        path (str | Path): 运行目录(取 best.safetensors),或 .safetensors 文件。
+        strict (bool), resize_patches (bool), table (str | Path | None): 还没有用到。
         classes (Sequence[str] | None): 新模型的类别名。
 
     Returns:
-        StartReport: 哪些取来了,哪些没有。
+        LoadReport: 哪些取来了,哪些没有。
 
     Raises:
         UserError: 没有这个文件、文件损坏,或分类头以外的张量对不上。
     """
-    directory, source = run_of(source), Path(source)
+    directory, source = run_of(path), Path(path)
     path = weights_path(source) if source.is_dir() else source
     given, wanted = read_weights(path), model.state_dict()
     head, new_head = _head_of(given), _head_of(wanted)
@@ -80,7 +89,7 @@ def start_from(model, source, classes=None):
     for name, value in given.items():
         wanted[name].set_value(value)
     fresh = [name for name in model.state_dict() if name not in given]
-    return StartReport(str(source), tuple(given), tuple(fresh))
+    return LoadReport(str(source), "paddle_vit", tuple(given), fresh=tuple(fresh))
 
 
 def _head_of(state):
@@ -95,6 +104,6 @@ def _same_classes(directory, classes):
 
 
 def save_report(report, path):
-    """把 ``StartReport`` 写成 JSON(运行目录里的 init.json)。"""
+    """把 ``LoadReport`` 写成 JSON(运行目录里的 init.json)。"""
     text = json.dumps(dataclasses.asdict(report), ensure_ascii=False, indent=1)
     atomic_write(path, f"{text}\n".encode())

@@ -16,7 +16,7 @@ from paddle_vit.config import Config, load_config, make_config, parse_config, re
 from paddle_vit.data import load_data, load_info
 from paddle_vit.runs import build_model, load_run, source_statistics
 from paddle_vit.training import choose_trained
-from paddle_vit.weights import start_from
+from paddle_vit.weights import load_weights
 
 SMALL = dict(image_size=8, patch_size=4, in_channels=1, embed_dim=8, depth=1, num_heads=2, num_classes=3)
 HEAD = ("head.weight", "head.bias")
@@ -39,7 +39,7 @@ def test_another_number_of_classes_keeps_everything_but_the_head(tmp_path):
     source, path = saved(tmp_path, pool="cls", position_embedding="learnable")
     model = ViT(**{**SMALL, "num_classes": 5}, pool="cls", position_embedding="learnable")
     before = values_of(model)
-    report = start_from(model, path)
+    report = load_weights(model, path)
     after, expected = values_of(model), values_of(source)
     assert set(report.fresh) == set(HEAD) and report.source == str(path)
     assert {*report.loaded, *report.fresh} == set(after) and not {*report.loaded} & {*report.fresh}
@@ -54,7 +54,7 @@ def test_the_same_head_is_loaded_too(tmp_path):
     source, path = saved(tmp_path)
     model = ViT(**SMALL)
     images = paddle.randn([4, 1, 8, 8])
-    assert start_from(model, path).fresh == ()
+    assert load_weights(model, path).fresh == ()
     np.testing.assert_array_equal(model(images).numpy(), source(images).numpy())
 
 
@@ -62,7 +62,7 @@ def test_the_same_head_is_loaded_too(tmp_path):
 def test_another_kind_of_head_starts_afresh(tmp_path, options):
     source, path = saved(tmp_path)
     model = ViT(**{**SMALL, **options})
-    report = start_from(model, path)
+    report = load_weights(model, path)
     assert set(report.fresh) == {name for name in model.state_dict() if name.startswith("head.")}
     images = paddle.randn([4, 1, 8, 8])
     np.testing.assert_array_equal(model.forward_features(images).numpy(), source.forward_features(images).numpy())
@@ -71,8 +71,8 @@ def test_another_kind_of_head_starts_afresh(tmp_path, options):
 def test_class_names_decide_about_the_head(tiny_run):
     run = load_run(tiny_run)
     same, other = (build_model(run.config, run.info) for _ in range(2))
-    assert start_from(same, tiny_run, run.info.classes).fresh == ()
-    assert set(start_from(other, tiny_run, [f"{name}号" for name in run.info.classes]).fresh) == set(HEAD)
+    assert load_weights(same, tiny_run, classes=run.info.classes).fresh == ()
+    assert set(load_weights(other, tiny_run, classes=[f"{name}号" for name in run.info.classes]).fresh) == set(HEAD)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_another_shape_is_an_error_and_changes_nothing(tmp_path, options, words)
     model = ViT(**{**SMALL, "position_embedding": "learnable", **options})
     before = values_of(model)
     with pytest.raises(UserError) as error:
-        start_from(model, path)
+        load_weights(model, path)
     assert "\n" not in str(error.value)
     assert all(word in str(error.value) for word in words), str(error.value)
     assert all((before[name] == value).all() for name, value in values_of(model).items())
@@ -102,7 +102,7 @@ def test_another_shape_is_an_error_and_changes_nothing(tmp_path, options, words)
 def test_surplus_tensors_are_an_error(tmp_path):
     _, path = saved(tmp_path, depth=2)
     with pytest.raises(UserError, match=r"多出 11 个\(encoders\.1\."):
-        start_from(ViT(**SMALL), path)
+        load_weights(ViT(**SMALL), path)
 
 
 @pytest.mark.parametrize("damage", ["flipped", "truncated", "empty", "text"])
@@ -114,7 +114,7 @@ def test_damaged_files(tmp_path, damage):
     changed = {"truncated": data[: len(data) // 2], "empty": b"", "text": "不是权重".encode()}.get(damage, data)
     path.write_bytes(changed)
     with pytest.raises(UserError, match="损坏"):
-        start_from(ViT(**SMALL), path)
+        load_weights(ViT(**SMALL), path)
 
 
 # ---- 设置 ----
