@@ -20,9 +20,9 @@ from .data import step_size, training_batches, varied_indices
 from .errors import UserError
 from .evaluation import evaluate
 from .health import Health, NotFinite
+from .models import count_parameters
 from .processes import meet, share_weights, sum_gradients, sum_over_processes
 from .runtime import autocast
-from .vit import count_parameters
 
 __all__ = ["Ema", "choose_trained", "fit", "is_decayed", "learning_rate", "make_optimizer"]
 
