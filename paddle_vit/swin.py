@@ -308,7 +308,7 @@ class SwinTransformer(nn.Layer):
 
     图像 -> PatchEmbedding -> LayerNorm -> SwinStage x 级数 -> LayerNorm -> 平均 -> 分类头。没有位置编码,位置由各层的
     相对位置偏置给出。第 i 级(从 0 数)的维度是 embed_dim * 2**i,特征图的边长是图块网格的 1 / 2**i(向上取整)。
-    初值:偏置表是标准差 0.02 的截断正态分布,与论文的代码相同;线性层与本项目的 ViT 一样用 Paddle 的默认初值。
+    初值:偏置表是标准差 0.02 的正态分布,与论文的代码相同;线性层与本项目的 ViT 一样用 Paddle 的默认初值。
 
     来源:arXiv 2103.14030。
 
@@ -354,6 +354,8 @@ class SwinTransformer(nn.Layer):
         _check_stages(embed_dim, depths, num_heads)
         if num_classes < 0:
             raise UserError(f"num_classes={num_classes} 不合法:应为正整数,或用 0 表示不要分类头。")
+        if not 0.0 <= drop_path < 1.0:
+            raise UserError(f"drop_path={drop_path} 不合法:最后一层的丢弃概率应满足 0 <= drop_path < 1。")
         self.patch_embed = PatchEmbedding(image_size, patch_size, in_channels, embed_dim)
         self.embed_norm = LayerNorm(embed_dim, epsilon)
         self.embed_dropout = nn.Dropout(dropout)
