@@ -133,10 +133,20 @@ class Config:
         5.0, gt=0, description="一轮很长时,每隔多少分钟也存一次检查点(多进程时每 20 步看一次);每轮结束总会存"
     )
 
-    def model_overrides(self):
-        """给 ``create_model`` 的参数:写明了的那些,没写明(``None``)的由模型自己决定。"""
-        names = [*_SHAPE[1:], "dropout", "attention_dropout", "drop_path"]  # 图像边长由数据集的说明给出
-        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+    def model_arguments(self, info):
+        """给 ``create_model`` 的全部参数(字典);没写明(``None``)的不在里面,由模型自己决定。
+
+        Args:
+            info (DataInfo): 数据集的说明,由它定图像边长、通道数和类别数。
+        """
+        names = [*_SHAPE[1:], "dropout", "attention_dropout", "drop_path"]
+        return {
+            "name": full_name(self.model),
+            "image_size": info.image_size,
+            "in_channels": info.channels,
+            "num_classes": len(info.classes),
+            **{name: getattr(self, name) for name in names if getattr(self, name) is not None},
+        }
 
 
 _GROUPS = {"dataset": "数据", "model": "模型", "crop_padding": "数据增强", "init_from": "优化", "device": "运行"}

@@ -21,7 +21,7 @@ import paddle
 from PIL import Image, ImageCms, ImageOps
 
 from .augment import IMAGE_NUMBERS, NUMBERS, augment_batch, augment_image, mix_batch, normalize, resize_and_center_crop
-from .checkpoint import atomic_write, matches
+from .checkpoint import atomic_write, matches, read_json
 from .errors import UserError
 from .models import model_settings
 
@@ -37,6 +37,7 @@ __all__ = [
     "image_size_of",
     "load_data",
     "load_info",
+    "parse_info",
     "read_image",
     "save_info",
     "stratified_split",
@@ -599,8 +600,29 @@ def _shorten(value):
     return text if len(text) <= 60 else text[:57] + "…"
 
 
-_INFO = dict(name=str, classes=[str], channels=int, image_size=int, mean=[float], std=[float])
-_INFO["counts"] = dict(train=int, val=int, test=int)
+_INFO = dict(name=str, classes=[str], channels=int, image_size=int, mean=[float], std=[float], counts={None: int})
+
+
+def parse_info(values, source):
+    """字典(JSON 读来的)-> ``DataInfo``。
+
+    Args:
+        values (dict): 各项;别处来的权重不知道有多少张图像,counts 是空的。
+        source (str | Path): 从哪里读来的,写进提示。
+
+    Raises:
+        UserError: 缺了哪一项,或不合法。
+    """
+    good = (
+        matches(values, _INFO)
+        and values["classes"]
+        and values["mean"]
+        and min(values["counts"].values(), default=1) >= 1
+    )
+    if not good or not len(values["mean"]) == len(values["std"]) == values["channels"] or not min(values["std"]) > 0:
+        raise UserError(f"{source} 已损坏:请换一个备份,或重新训练。")
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    return DataInfo(**{field.name: values[field.name] for field in dataclasses.fields(DataInfo)})
 
 
 def load_info(path):
@@ -609,15 +631,6 @@ def load_info(path):
     Raises:
         UserError: 文件不存在或已损坏。
     """
-    try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
-        if not matches(values, _INFO) or min(values["counts"].values()) < 1 or not values["classes"]:
-            raise ValueError
-        if not len(values["mean"]) == len(values["std"]) == values["channels"] or not min(values["std"]) > 0:
-            raise ValueError
-        values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-        return DataInfo(**values)
-    except FileNotFoundError:
-        raise UserError(f"没有 {path}:这个运行还没有开始训练,请先训练至少一轮。") from None
-    except (ValueError, TypeError):
-        raise UserError(f"{path} 已损坏:请换一个备份,或重新训练。") from None
+    if not Path(path).exists():
+        raise UserError(f"没有 {path}:这个运行还没有开始训练,请先训练至少一轮。")
+    return parse_info(read_json(path, {"counts": dict(train=int, val=int, test=int)}), path)

@@ -551,7 +551,7 @@ def check_overfitting(run):
         f"验证损失第 {best + 1} 轮最低 {losses[best]:.2f},最后几轮 {late:.2f}",
         f"模型在背训练图像({run.info.counts['train']} 张),背下来的细节对新图像没有用。",
         "加图像;加增强(--mixup 0.8、--crop-padding、--rand-augment 2);加大 --dropout、--weight-decay;减小模型。"
-        "best.pdparams 已经是验证正确率最高的一轮。",
+        "best.safetensors 已经是验证正确率最高的一轮。",
     )
 
 

@@ -7,10 +7,10 @@ import time
 from functools import partial
 from pathlib import Path
 
-from .checkpoint import load_weights_into, read_json
+from .checkpoint import differences, load_weights_into, read_json, read_model, weights_path
 from .cli import describe_os_error
 from .config import load_config, save_config
-from .data import DataInfo, check_same_data, image_size_of, load_data, load_info, save_info
+from .data import DataInfo, check_same_data, image_size_of, load_data, load_info, parse_info, save_info
 from .errors import UserError
 from .logs import RunLog
 from .models import create_model, model_settings
@@ -20,11 +20,14 @@ from .training import fit
 from .weights import load_weights, run_of, save_report
 
 __all__ = [
+    "LoadedModel",
     "LoadedRun",
     "build_model",
     "first_weights",
     "is_in_use",
+    "load_model",
     "load_run",
+    "model_from",
     "open_run",
     "patches_per_image",
     "source_statistics",
@@ -159,13 +162,7 @@ def patches_per_image(config):
 
 def build_model(config, info):
     """按设置和数据集的说明建模型。"""
-    return create_model(
-        config.model,
-        image_size=info.image_size,
-        in_channels=info.channels,
-        num_classes=len(info.classes),
-        **config.model_overrides(),
-    )
+    return create_model(**config.model_arguments(info))
 
 
 def source_statistics(data, config):
@@ -248,6 +245,71 @@ def load_run(directory):
     config = load_config(directory)
     info = load_info(directory / "data.json")
     model = build_model(config, info)
-    load_weights_into(model, directory / "best.pdparams")
+    load_weights_into(model, weights_path(directory))
     model.eval()
     return LoadedRun(directory, config, info, model)
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedModel:
+    """一个可以预测的模型。
+
+    Attributes:
+        source (Path): 从哪里读来的。
+        info (DataInfo): 类别名、通道数、图像边长、均值和标准差。
+        model (ViT): 装好权重,处于评估状态。
+    """
+
+    source: Path
+    info: DataInfo
+    model: object
+
+
+def load_model(source):
+    """读回一个能预测的模型:一个运行,或单独的一个权重文件。
+
+    Args:
+        source (str | Path): 运行目录;或能说明自己的 .safetensors:运行目录里的 best.safetensors,
+            或 scripts/import_weights.py 转换好的权重。
+
+    Returns:
+        LoadedRun | LoadedModel: 都有 ``model`` 和 ``info``;模型处于评估状态。
+
+    Raises:
+        UserError: 文件已损坏、没有说明,或说明里没有类别名和归一化。
+    """
+    source = Path(source)
+    if not source.exists():
+        raise UserError(f"没有 {source}:请给运行目录(如 runs/…)或 .safetensors 权重文件,检查路径。")
+    if source.is_dir():
+        return load_run(source)
+    tensors, arguments, info = read_model(source)
+    if info is None:
+        raise UserError(
+            f"{source} 里没有类别名、均值和标准差,不知道怎样给图片分类:请用 scripts/import_weights.py 重新转换并写明。"
+        )
+    model = model_from(arguments, source)
+    details = differences(model.state_dict(), tensors)
+    if details:
+        raise UserError(f"{source} 的权重与它自己的说明不符:{details}。请重新转换或训练。")
+    model.set_state_dict(tensors)
+    model.eval()
+    return LoadedModel(source, parse_info(info, source), model)
+
+
+def model_from(arguments, source):
+    """按权重文件里的说明建模型。
+
+    Args:
+        arguments (dict): ``create_model`` 的全部参数。
+        source (str | Path): 说明从哪里来,写进提示。
+
+    Raises:
+        UserError: 说明里有这一版不认识的参数,或不合法的值。
+    """
+    try:
+        return create_model(**arguments)
+    except TypeError:
+        raise UserError(
+            f"{source} 的说明里有这一版不认识的模型参数({'、'.join(arguments)}):请升级 paddle_vit。"
+        ) from None

@@ -14,7 +14,7 @@ import paddle.nn.functional as F
 
 from .attention_maps import attention_weights, heads_figure, maps_figure, rollout, token_map
 from .augment import normalize, to_pixels
-from .checkpoint import atomic_write, load_weights_into, read_state, save_weights, write_state
+from .checkpoint import atomic_write, load_weights_into, read_state, save_model, weights_path, write_state
 from .config import Config, result_settings
 from .data import step_size, training_batches, varied_indices
 from .errors import UserError
@@ -407,7 +407,8 @@ class _Trainer:
             return
         p.best_epoch, p.best_top1, p.best_loss = p.epoch + 1, evaluation.top1, evaluation.loss
         if self.rank == 0:
-            save_weights(self.directory / "best.pdparams", self.model.state_dict())
+            path, info = self.directory / "best.safetensors", self.data.info
+            save_model(path, self.model.state_dict(), self.config.model_arguments(info), dataclasses.asdict(info))
 
 
 def _is_now_and_then(epoch, epochs, least=1):
@@ -507,7 +508,7 @@ def _finish(trainer, log, parameters):
     """用验证集上最好的权重在测试集上评估一次。"""
     p, config, data, info = trainer.progress, trainer.config, trainer.data, trainer.data.info
     if trainer.rank == 0:
-        load_weights_into(trainer.model, trainer.directory / "best.pdparams")
+        load_weights_into(trainer.model, weights_path(trainer.directory))
     if trainer.world > 1:
         share_weights(trainer.model)  # 别的机器上没有这个文件
     evaluation = trainer.evaluate(data.test)

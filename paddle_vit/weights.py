@@ -4,7 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from .checkpoint import atomic_write, differences, read_weights
+from .checkpoint import atomic_write, differences, read_weights, weights_path
 from .data import load_info
 from .errors import UserError
 
@@ -42,14 +42,14 @@ def run_of(source):
     """权重来源所在的运行目录;单独的权重文件没有,是 ``None``。
 
     Args:
-        source (str | Path): 运行目录,或 .pdparams 文件。
+        source (str | Path): 运行目录,或 .safetensors 文件。
 
     Raises:
         UserError: 路径不存在。
     """
     source = Path(source)
     if not source.exists():
-        raise UserError(f"没有 {source}:微调要从一个运行目录(如 runs/…)或 .pdparams 权重文件开始,请检查路径。")
+        raise UserError(f"没有 {source}:微调要从一个运行目录(如 runs/…)或 .safetensors 权重文件开始,请检查路径。")
     if source.is_dir():
         return source
     return source.parent if (source.parent / "config.yaml").exists() else None
@@ -74,8 +74,8 @@ def load_weights(model, path, *, strict=True, resize_patches=False, table=None, 
         UserError: 没有这个文件、文件损坏,或分类头以外的张量对不上。
     """
     directory, source = run_of(path), Path(path)
-    path = source / "best.pdparams" if source.is_dir() else source
-    given, wanted = read_weights(path, plain=True), model.state_dict()
+    path = weights_path(source) if source.is_dir() else source
+    given, wanted = read_weights(path), model.state_dict()
     head, new_head = _head_of(given), _head_of(wanted)
     if differences(new_head, head) or not _same_classes(directory, classes):
         given = {name: value for name, value in given.items() if name not in head}
@@ -87,7 +87,7 @@ def load_weights(model, path, *, strict=True, resize_patches=False, table=None, 
             "请用原来的 --patch-size、--embed-dim、--image-size 等,图像的通道数也要相同。"
         )
     for name, value in given.items():
-        wanted[name].set_value(value.astype(wanted[name].dtype))
+        wanted[name].set_value(value)
     fresh = [name for name in model.state_dict() if name not in given]
     return LoadReport(str(source), "paddle_vit", tuple(given), fresh=tuple(fresh))
 
