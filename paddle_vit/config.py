@@ -389,7 +389,7 @@ def _inherited(wanted):
     别处的权重里没有模型的名字,要由 ``--model`` 给;从它沿用的只有层归一化的 epsilon。
     """
     from .checkpoint import read_description
-    from .weights import describe_weights, run_of
+    from .weights import run_of
 
     source = wanted["weights"]
     directory = run_of(source)
@@ -409,6 +409,8 @@ def _inherited(wanted):
             raise UserError(
                 f"{source} 是别处的权重,没有写明是哪个模型:请加上 --model,如 --model vit_small_patch16_224。"
             )
+        from .weights import describe_weights
+
         epsilon = describe_weights(source, wanted.get("weights_table")).epsilon
         return {} if epsilon is None else {"epsilon": epsilon}
     if wanted.get("dataset") == "folder":

@@ -73,7 +73,9 @@ class Distillation:
 
     def __init__(self, teacher, teacher_info, info, kind="hard", alpha=0.5, temperature=3.0):
         if teacher_info.classes != info.classes:
-            before, now = ("、".join(names[:5]) + "…" * (len(names) > 5) for names in (teacher_info.classes, info.classes))
+            before, now = (
+                "、".join(names[:5]) + "…" * (len(names) > 5) for names in (teacher_info.classes, info.classes)
+            )
             raise UserError(
                 f"老师分的是 {len(teacher_info.classes)} 类({before}),数据是 {len(info.classes)} 类({now}):"
                 "蒸馏时要完全相同,次序也要相同,请换一个老师。"

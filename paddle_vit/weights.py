@@ -63,7 +63,7 @@ def load_weights(model, path, *, strict=True, resize_patches=False, table=None, 
 
     Args:
         model (ViT): 新模型。
-        path (str | Path): 运行目录(取 best.safetensors),或 .safetensors 文件。
+        path (str | Path): 运行目录(取 best.pdparams),或 .pdparams 文件。
         strict (bool), resize_patches (bool), table (str | Path | None): 还没有用到。
         classes (Sequence[str] | None): 新模型的类别名。
 
