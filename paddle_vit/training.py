@@ -13,7 +13,7 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 
-from .attention_maps import attention_weights, heads_figure, maps_figure, rollout, token_map
+from .attention_maps import attention_weights, has_windows, heads_figure, maps_figure, rollout, token_map
 from .augment import normalize, to_pixels
 from .checkpoint import atomic_write, load_weights_into, read_state, save_model, weights_path, write_state
 from .config import Config, as_saved_before, result_settings
@@ -50,22 +50,22 @@ def is_decayed(name, parameter):
     return parameter.ndim > 1 and name.split(".")[-1] not in _NOT_DECAYED
 
 
-def layer_of(name, names):
-    """逐层衰减学习率时,一个参数在第几层:图块嵌入、token 和位置编码是 0,第 i 个编码器是 i,最后的归一化和头是 L + 1。
+def layers_of(names):
+    """每个参数在第几层(字典):图块嵌入、token 和位置编码是 0,第 i 个编码器是 i,最后的归一化和头是 L + 1。
 
     Swin 的块(block)从第一级数到最后一级;一级末尾的图块合并与它前面的块同层。
 
     Args:
-        name (str): 参数的名字。
-        names (Iterable[str]): 模型全部参数的名字。
+        names (Iterable[str]): 模型的参数名,按 ``named_parameters()`` 的次序(从输入到输出)。
     """
-    places = [re.match(r"(encoders|stages)\.(\d+)(?:\.blocks\.(\d+))?\.", n) for n in names]
-    blocks = sorted({(int(m[2]), int(m[3] or 0)) for m in places if m and (m[1] == "encoders" or m[3])})
-    place = re.match(r"(encoders|stages)\.(\d+)(?:\.blocks\.(\d+))?\.", name)
-    if place is None:
-        return len(blocks) + 1 if name.startswith(("norm.", "pool_norm.")) or is_head(name) else 0
-    last = math.inf if place[1] == "stages" and place[3] is None else int(place[3] or 0)
-    return sum(block <= (int(place[2]), last) for block in blocks)
+    layers, blocks = {}, []
+    for name in names:
+        block = re.match(r"encoders\.\d+\.|stages\.\d+\.blocks\.\d+\.", name)
+        if block is not None and block[0] not in blocks:
+            blocks.append(block[0])
+        layers[name] = len(blocks)
+    top = {name for name in layers if is_head(name) or name.startswith(("norm.", "pool_norm."))}
+    return {name: len(blocks) + 1 if name in top else layer for name, layer in layers.items()}
 
 
 def learning_rate_scales(model, layer_decay):
@@ -73,8 +73,7 @@ def learning_rate_scales(model, layer_decay):
 
     越靠近输入的层学到的越通用,微调时动得越少越好。来源:ELECTRA(arXiv 2003.10555)、BEiT(arXiv 2106.08254)。
     """
-    names = [name for name, _ in model.named_parameters()]
-    layers = {name: layer_of(name, names) for name in names}
+    layers = layers_of(name for name, _ in model.named_parameters())
     return {name: layer_decay ** (max(layers.values()) - layer) for name, layer in layers.items()}
 
 
@@ -363,10 +362,10 @@ class _Trainer:
         return evaluate(self.model, part, info, batch_size, self.precision, self.rank, self.world)
 
     def log_attention(self, log):
-        """把固定的几张验证图像的注意力写进 VisualDL:每张的 rollout,和第一张各层各头的权重。"""
+        """把固定的几张验证图像的注意力写进 VisualDL:每张的 rollout,和第一张各层各头的权重;Swin 没有。"""
         val, info = self.data.val, self.data.info
         indices = varied_indices(val.labels, self.config.attention_images)
-        if self.rank or not len(indices):
+        if self.rank or not len(indices) or has_windows(self.model):
             return
         (images,) = val.fetch([(indices, None)])  # uint8 [b, H, W, C]
         inputs = normalize(images, info.mean, info.std)  # [b, C, H, W]

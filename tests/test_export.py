@@ -10,6 +10,7 @@ from paddle_vit import UserError, ViT, export
 from paddle_vit import runtime as runtime_module
 from paddle_vit.evaluation import evaluate
 from paddle_vit.export import FastModel, prediction_model
+from paddle_vit.swin import SwinTransformer
 
 CPU = {"device": "cpu", "threads": 1}
 SMALL = dict(image_size=16, patch_size=4, in_channels=3, num_classes=7, embed_dim=24, depth=2, num_heads=3)
@@ -49,6 +50,12 @@ def disagreement(model, fast, batch):
         dict(position_embedding="sincos", qkv_bias=True, dropout=0.5, attention_dropout=0.5, drop_path=0.5),
         dict(image_size=(8, 12), patch_size=(2, 4), in_channels=1, num_classes=0, mlp_ratio=1.5),
         dict(num_classes=1, num_heads=1),
+        dict(pool="cls", distillation=True, position_embedding="learnable", epsilon=1e-3),
+        dict(pool="cls", distillation=True, register_tokens=2, position_embedding="sincos", head="mlp"),
+        dict(class_token=True, register_tokens=3, position_embedding="learnable", norm_after_pool=True),
+        dict(register_tokens=1, norm_after_pool=True, layer_scale=0.5),
+        dict(pool="cls", qk_norm=True, qk_scale=0.7, layer_scale=0.5, qkv_bias=True, epsilon=1e-3),
+        dict(pool="cls", distillation=True, norm_after_pool=True, qk_norm=True, num_classes=0, depth=1),
     ],
 )
 def test_equals_the_eager_model(engine, settings):
@@ -111,6 +118,12 @@ def test_an_unwritable_directory_falls_back(tmp_path, monkeypatch):
     same, name, note = prediction_model(model, CPU, 1, "inference")
     assert same is model and name == "动态图"
     assert "\n" not in note and "none" in note and "改用" in note
+
+
+def test_swin_falls_back():
+    model = SwinTransformer(16, 4, 3, 7, embed_dim=12, depths=(1, 1), num_heads=(1, 2))
+    same, name, note = prediction_model(model, CPU, 1, "inference")
+    assert same is model and name == "动态图" and "SwinTransformer" in note and "\n" not in note
 
 
 def test_a_changed_model_falls_back():
