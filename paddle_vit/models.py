@@ -1,10 +1,11 @@
-"""命名的模型:ViT、DeiT 各种尺寸的设置,按名字建模型。"""
+"""命名的模型:ViT、DeiT、Swin 各种尺寸的设置,按名字建模型。"""
 
 import difflib
 import inspect
 import re
 
 from .errors import UserError
+from .swin import SwinTransformer
 from .vit import ViT
 
 __all__ = [
@@ -28,12 +29,20 @@ _VIT_SIZES = {
 # 尺寸 -> 常用的 (图块, 图像),像素。
 _VIT_PATCHES_AND_IMAGES = {
     "tiny": [(16, 224), (16, 384)],
-    "small": [(16, 224), (32, 224), (16, 384)],
-    "base": [(16, 224), (32, 224), (16, 384), (32, 384)],
+    "small": [(16, 224), (32, 224), (16, 384), (32, 384)],
+    "base": [(16, 224), (32, 224), (8, 224), (16, 384), (32, 384)],
     "large": [(16, 224), (32, 224), (16, 384), (32, 384)],
     "huge": [(14, 224)],
 }
+# DeiT 论文表 1、表 7。
 _DEIT_SIZES_AND_IMAGES = [("tiny", 224), ("small", 224), ("base", 224), ("base", 384)]
+# 尺寸 -> (嵌入维度, 各级的层数, 各级的头数):Swin 论文(arXiv 2103.14030)3.3 节。
+_SWIN_SIZES = {
+    "tiny": (96, (2, 2, 6, 2), (3, 6, 12, 24)),
+    "small": (96, (2, 2, 18, 2), (3, 6, 12, 24)),
+    "base": (128, (2, 2, 18, 2), (4, 8, 16, 32)),
+}
+_SWIN_WINDOWS_AND_IMAGES = [("tiny", 7, 224), ("small", 7, 224), ("base", 7, 224), ("base", 12, 384)]
 
 
 def _vit(size, patch_size, image_size, pool="cls", **others):
@@ -54,6 +63,20 @@ def _vit(size, patch_size, image_size, pool="cls", **others):
     )
 
 
+def _swin(size, window_size, image_size):
+    """一种尺寸的 ``SwinTransformer`` 的参数(字典)。"""
+    embed_dim, depths, num_heads = _SWIN_SIZES[size]
+    return dict(
+        image_size=image_size,
+        patch_size=4,
+        num_classes=1000,
+        embed_dim=embed_dim,
+        depths=depths,
+        num_heads=num_heads,
+        window_size=window_size,
+    )
+
+
 def _named_models():
     """名字 -> (类, 与类的默认值不同的参数)。"""
     models = {"vit": (ViT, {})}
@@ -65,6 +88,8 @@ def _named_models():
         models[f"deit_{size}_patch16_{image}"] = ViT, _vit(size, 16, image)
     for size, image in _DEIT_SIZES_AND_IMAGES:
         models[f"deit_{size}_distilled_patch16_{image}"] = ViT, _vit(size, 16, image, distillation=True)
+    for size, window, image in _SWIN_WINDOWS_AND_IMAGES:
+        models[f"swin_{size}_patch4_window{window}_{image}"] = SwinTransformer, _swin(size, window, image)
     return models
 
 
@@ -95,11 +120,13 @@ def full_name(name):
     close = difflib.get_close_matches(str(name), [*short_names, *_MODELS], n=1)
     hint = f"是不是 {close[0]}?" if close else ""
     known = "、".join(reversed(short_names))
-    raise UserError(f"没有名为 {name!r} 的模型:{hint}可用的简写有 {known};全名见 paddle_vit.list_models()。")
+    raise UserError(
+        f"没有名为 {name!r} 的模型:{hint}可用的有 {known};全名如 vit_base_patch16_224,见 paddle_vit.list_models()。"
+    )
 
 
 def model_class(name):
-    """命名模型的类,如 ``ViT``。
+    """命名模型的类:``ViT``(DeiT 也是它)或 ``SwinTransformer``。
 
     Raises:
         UserError: 没有这个名字。
