@@ -14,7 +14,7 @@ MANIFEST = FOLDER / "cases.json"
 TOLERANCE = 1e-4
 # 往残差流里写的层:缩小到 0.01 倍,残差流的方差就小,层归一化的 epsilon 写错才看得出来
 WRITERS = re.compile(
-    r"(patch_embed\w*\.(proj|projection|patch_embedding|patch_embed)|reduction|o_proj|out_proj|linear2|fc2|to_out\.0"
+    r"(^patch|patch_embed\w*\.(proj|projection|patch_embedding|patch_embed)|reduction|o_proj|out_proj|linear2|fc2|to_out\.0"
     r"|attention\.output\.dense|layer\.\d+\.output\.dense|attn\.proj|attn\.out|conv_proj|to_patch_embedding\.1"
     r"|fn\.net\.3|net\.4)\.(weight|bias)$"
 )

@@ -140,8 +140,15 @@ def microsoft_names(state, depths, window, side):
     return new
 
 
+def save_renamed(case, model, entry):
+    """save_pretrained 写的是多年来真实文件里的名字;transformers 5 内部的名字不同,直接存 state_dict 的人得到它们。"""
+    folder = case_folder(f"{case}_renamed")
+    model.save_pretrained(folder, save_original_format=False)
+    (folder / "preprocessor_config.json").write_bytes((case_folder(case) / "preprocessor_config.json").read_bytes())
+    also(f"{case}_renamed", entry, file=f"cases/{case}_renamed/model.safetensors")
+
+
 def main():
-    # save_pretrained 写的是多年来真实文件里的名字;直接存 state_dict 的人得到 transformers 5 内部的名字
     model, entry = vit(16, 224, seed=1)
     case = "hf_vit_patch16_224"
     folder = case_folder(case)
@@ -150,23 +157,18 @@ def main():
     also(f"{case}_bin", entry, file=f"cases/{case}/pytorch_model.bin")
     torch.save(state, folder / "pytorch_model_legacy.bin", _use_new_zipfile_serialization=False)
     also(f"{case}_legacy_bin", entry, file=f"cases/{case}/pytorch_model_legacy.bin")
-    renamed = case_folder(f"{case}_renamed")
-    model.save_pretrained(renamed, save_original_format=False)
-    (renamed / "preprocessor_config.json").write_bytes((folder / "preprocessor_config.json").read_bytes())
-    also(f"{case}_renamed", entry, file=f"cases/{case}_renamed/model.safetensors")
+    save_renamed(case, model, entry)
     vit(32, 224, seed=2, sizes=SMALLER)
     vit(16, 384, seed=3)
     vit(32, 384, seed=4, sizes=SMALLER)
 
     model, entry = deit(seed=11)
-    torch.save(model.state_dict(), case_folder("hf_deit_distilled") / "state_dict.bin")
-    also("hf_deit_distilled_renamed", entry, file="cases/hf_deit_distilled/state_dict.bin")
+    save_renamed("hf_deit_distilled", model, entry)
 
     swin(384, 12, seed=22)
     model, entry = swin(224, 7, seed=21)
     case = "hf_swin_window7_224"
-    torch.save(model.state_dict(), case_folder(case) / "state_dict.bin")
-    also(f"{case}_renamed", entry, file=f"cases/{case}/state_dict.bin")
+    save_renamed(case, model, entry)
     state = microsoft_names(load_file(case_folder(case) / "model.safetensors"), SWIN["depths"], 7, 224 // 4)
     torch.save({"model": state}, case_folder("microsoft_swin_window7_224") / "checkpoint.pth")
     file = "cases/microsoft_swin_window7_224/checkpoint.pth"

@@ -52,17 +52,17 @@ def vit(name, seed, settings, arguments, image_size=224, patch_size=16, embed_di
 def vits():
     model, entry = vit("vit", 31, {}, dict(pool="cls"))
     google(model, entry)
-    checkpoint = {"epoch": 3, "arch": "vit_base_patch16_224", "state_dict": model.state_dict(), "metric": 61.5}
-    torch.save(checkpoint, case_folder("timm_vit") / "checkpoint.pth.tar")
-    also("timm_vit_checkpoint", entry, file="cases/timm_vit/checkpoint.pth.tar")
     no_class = dict(class_token=False, global_pool="avg")
-    vit("vit_gap", 32, dict(no_class, fc_norm=False), dict(pool="avg"))
+    model, entry = vit("vit_gap", 32, dict(no_class, fc_norm=False), dict(pool="avg"), embed_dim=6)
+    checkpoint = {"epoch": 3, "arch": "vit_base_patch16_224", "state_dict": model.state_dict(), "metric": 61.5}
+    torch.save(checkpoint, case_folder("timm_vit_gap") / "checkpoint.pth.tar")
+    also("timm_vit_gap_checkpoint", entry, file="cases/timm_vit_gap/checkpoint.pth.tar")
     vit("vit_gap_fc_norm", 33, no_class, dict(pool="avg", norm_after_pool=True), embed_dim=6)
     vit("vit_gap_patch32_384", 34, dict(no_class, fc_norm=False), dict(pool="avg"), 384, 32, 6)
     with_class = dict(pool="avg", class_token=True, norm_after_pool=True)
     vit("vit_class_token_avg", 35, dict(global_pool="avg"), with_class, embed_dim=6)
     registers = dict(reg_tokens=3, no_embed_class=True, init_values=0.1)
-    vit("vit_registers", 36, registers, dict(pool="cls", register_tokens=3, layer_scale=0.1))
+    vit("vit_registers", 36, registers, dict(pool="cls", register_tokens=3, layer_scale=0.1), embed_dim=6)
     vit(
         "vit_gap_registers",
         37,
@@ -151,6 +151,7 @@ def google(model, entry):
     """Google 的文件:同样的权重,期望的输出也相同(GELU 用误差函数,不用 tanh 近似)。"""
     np.savez(case_folder("google_vit") / "ViT-tiny.npz", **google_names(to_numpy(model.state_dict()), num_heads=3))
     also("google_vit", entry, file="cases/google_vit/ViT-tiny.npz", format="google")
+    torch.manual_seed(0)
     small = timm.create_model("vit_base_patch16_224", embed_dim=6, depth=1, num_heads=3, num_classes=len(CLASSES))
     state = google_names(to_numpy(small.state_dict()), num_heads=3, pre_logits=True)
     np.savez(case_folder("google_vit") / "ViT-tiny_pre_logits.npz", **state)

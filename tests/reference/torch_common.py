@@ -59,7 +59,7 @@ def make(case, model, x, seed, wrong_epsilon, entry, outputs=logits):
         case (str): 例子的名字。
         model (torch.nn.Module): 参考模型;换上的权重留在里面,由调用者保存成文件。
         x (numpy.ndarray): 输入。
-        wrong_epsilon (float): 检查层归一化的 epsilon 时换成这个值。
+        wrong_epsilon (float | None): 检查层归一化的 epsilon 时换成这个值;``None`` 表示没有层归一化。
         entry (dict): cases.json 里的其余各项。
         outputs: (model, Tensor) -> {输出名: Tensor}。
 
@@ -77,9 +77,12 @@ def make(case, model, x, seed, wrong_epsilon, entry, outputs=logits):
         return np.concatenate([value.numpy().ravel() for value in found.values()])
 
     state = to_numpy(model.state_dict())
-    with epsilon(model, wrong_epsilon):
-        wrong = run(state)
-    sensitivity = check_sensitivity(run, state, [(f"epsilon {wrong_epsilon}", wrong)])
+    sensitivity, wrong = {}, []
+    if wrong_epsilon is not None:
+        with epsilon(model, wrong_epsilon):
+            wrong = [(f"epsilon {wrong_epsilon}", run(state))]
+    if entry.get("loads", True):  # 装不进我们的模型的,不用查
+        sensitivity = check_sensitivity(run, state, wrong)
     with torch.no_grad():
         expected = {name: value.numpy() for name, value in reader(images).items()}
     np.savez(case_folder(case) / "expected.npz", **expected)
