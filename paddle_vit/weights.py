@@ -444,11 +444,9 @@ class _Plan:
             raise UserError(
                 f"{self.tensors.path} 的权重(格式 {self.table.name})放不进这个模型:{details}。{self._advice()}"
             )
-        if self.info.pool is not None and not self.fresh_head and isinstance(self.model, ViT):
-            if self.model.class_token is not None and self.model.pool != self.info.pool:
-                raise UserError(
-                    f"{self.tensors.path} 的分类头用在 pool={self.info.pool} 上,模型是 pool={self.model.pool}:请改成相同的。"
-                )
+        pool, model = self.info.pool, self.model
+        if pool is not None and not self.fresh_head and model.class_token is not None and model.pool != pool:
+            raise UserError(f"{self.tensors.path} 的分类头要求 pool={pool},模型是 pool={model.pool}:请改成相同的。")
 
     def _expected_unused(self):
         """没有用到也在意料之中的名字:本来就不需要的,换掉的分类头,形状不同的(另外列出)。"""
