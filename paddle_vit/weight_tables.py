@@ -19,6 +19,7 @@
 (分类头多出来的部分,换分类头时才不需要)。``{i}`` 是数字,``{i+1}`` 是它加一;``甲 | 乙`` 是两种可能的名字。
 """
 
+import contextlib
 import dataclasses
 import re
 from fnmatch import fnmatchcase
@@ -30,7 +31,7 @@ import yaml
 from .cli import describe_os_error
 from .errors import UserError
 
-__all__ = ["FACTS", "UNKNOWN", "Table", "bundled_tables", "read_table", "recognise"]
+__all__ = ["FACTS", "UNKNOWN", "Table", "bundled_tables", "layout_of", "read_table", "recognise"]
 
 FORMATS = Path(__file__).parent / "formats"
 MAX_TENSORS = 10000  # ViT-H 的 q、k、v 分开时也不到一千个
@@ -187,6 +188,9 @@ def read_table(path):
         raise UserError(f"{path} 不是合法的 YAML({problem}):请检查缩进、冒号和引号。") from None
     if not isinstance(values, dict):
         raise UserError(f"{path} 不是换名表:应是“名字: 值”的 YAML,样子见 paddle_vit/formats/。")
+    for name in ("epsilon", "scale"):  # YAML 把没有小数点的 1e-6 当作文字
+        with contextlib.suppress(ValueError, TypeError):
+            values.update({name: float(values[name])} if name in values else {})
     for name, value in values.items():
         _check_value(path, name, value)
     for name in ("name", "layout", "tensors"):
@@ -207,7 +211,7 @@ def _check_value(path, name, value):
         good, wanted = value in kind, "、".join(kind) + " 之一"
     elif kind is float:
         good = isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
-        wanted = "正数(科学记数法要带小数点,如 1.0e-6)"
+        wanted = "正数"
     elif kind is str:
         good, wanted = isinstance(value, str), "文字"
     elif kind == (int, list):
@@ -235,6 +239,8 @@ def _check_line(path, ours, theirs):
         raise UserError(f"{line} 不合法:应是“我们的名字: 它的名字”,或三个名字的列表 [q, k, v]。")
     if len({part.count("|") for part in parts}) > 1:
         raise UserError(f"{line} 不合法:q、k、v 三个名字用 | 隔开的可能要一样多。")
+    if UNKNOWN in parts:
+        raise UserError(f"{line} 还没有填:请写上它的名字;原来的模型里没有这一层的,权重装不进来。")
     letters = {match[1] for match in _INDEX.finditer(ours)}
     for part in parts:
         for name in part.split("|"):
@@ -278,7 +284,7 @@ def recognise(tensors):
             "请用 scripts/import_weights.py 的 --propose 写一份换名表,填好后用 --table 给出。"
         )
     chosen = [table for table in bundled_tables() if scores.get(table.name) == best]
-    layout = _layout(tensors)
+    layout = layout_of(tensors)
     narrowed = [table for table in chosen if table.layout in (layout, "flax")] or chosen
     narrowed = [table for table in narrowed if table.shapes] or narrowed  # 写明了形状的更确切
     if len(narrowed) > 1:
@@ -295,7 +301,7 @@ def _fits(table, plain, tensors):
     )
 
 
-def _layout(tensors):
+def layout_of(tensors):
     """线性层怎样放:由不是方阵的层看(偏置的长度是输出的维度),都是方阵时由文件的种类看。"""
     votes = {"torch": 0, "paddle": 0}
     for name, stored in tensors.items():

@@ -22,7 +22,8 @@ from .vit import ViT
 from .weight_info import WeightsInfo, describe_file, describe_weights, find_weights
 from .weight_tables import FACTS, UNKNOWN, read_table, recognise
 
-__all__ = ["LoadReport", "WeightsInfo", "describe_weights", "load_weights", "run_of", "save_report"]
+__all__ = ["LoadReport", "WeightsInfo", "describe_weights", "export_weights", "import_weights", "load_weights"]
+__all__ += ["propose_table", "run_of", "save_report"]
 
 POSITIONS, KERNEL = "position_embedding", "patch_embed.patch_embedding.weight"
 BIAS_TABLE = "relative_position_bias_table"
