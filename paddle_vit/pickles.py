@@ -315,9 +315,13 @@ class _Machine:
     def BUILD(self, _):
         state, target = self.pop(), self.top()
         if isinstance(target, Name):
-            self._call(target.text, ())  # 改一个类或模块的属性:它必须是认识的
+            self._call(target.text, ())  # 改一个类或函数的属性,与调用它一样要认识它
         elif hasattr(target, "set_state"):
             target.set_state(state)
+        for part in state if isinstance(state, tuple) else (state,):  # 借 __setstate__ 等特殊方法的调用
+            for key, value in part.items() if isinstance(part, dict) else ():
+                if key.startswith("__") and isinstance(value, Name):
+                    self._call(value.text, ())
 
     def BINPERSID(self, _):
         if self._persistent is None:

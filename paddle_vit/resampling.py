@@ -71,7 +71,7 @@ def resize_bias_table(table, new_length):
     Returns:
         numpy.ndarray: float32,[new_length, h]。
     """
-    old, new = (int(round(length**0.5)) for length in (len(table), new_length))
+    old, new = (round(length**0.5) for length in (len(table), new_length))
     return _resize_grid(table.reshape(old, old, -1), (new, new), antialias=False).reshape(new_length, -1)
 
 

@@ -79,7 +79,7 @@ def train(config):
         if rank == 0:
             print(f"运行目录 {directory};看曲线:python scripts/board.py {directory.parent}", flush=True)
         if rank == 0 and report is not None:
-            print(report, flush=True)
+            print(f"微调:{report}", flush=True)
             save_report(report, directory / "init.json")
         make_log = partial(RunLog, directory, config.epochs, every=config.log_every, enabled=rank == 0)
         fit(model, data, config, directory, make_log, precision, rank, world, distillation)

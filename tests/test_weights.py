@@ -85,7 +85,6 @@ def test_class_names_decide_about_the_head(tiny_run):
         (dict(in_channels=3), ("形状不同 1 个", "[8, 1, 4, 4]", "[8, 3, 4, 4]", "通道")),
         (dict(depth=2), ("缺少 11 个", "encoders.1.", "--patch-size")),
         (dict(pool="cls"), ("缺少 1 个(class_token)",)),
-        (dict(image_size=12), ("position_embedding:文件 [1, 4, 8],模型 [1, 9, 8]", "--image-size")),
     ],
 )
 def test_another_shape_is_an_error_and_changes_nothing(tmp_path, options, words):

@@ -12,9 +12,9 @@ from images import image_batch
 FOLDER = Path(__file__).parent
 MANIFEST = FOLDER / "cases.json"
 TOLERANCE = 1e-4
-# 往残差流里写的层:缩小到 0.02 倍,残差流的方差就小,层归一化的 epsilon 写错才看得出来
+# 往残差流里写的层:缩小到 0.01 倍,残差流的方差就小,层归一化的 epsilon 写错才看得出来
 WRITERS = re.compile(
-    r"(patch_embed\w*\.(proj|projection|patch_embedding|patch_embed)|reduction|o_proj|out_proj|linear2|fc2|to_out\.0"
+    r"(^patch|patch_embed\w*\.(proj|projection|patch_embedding|patch_embed)|reduction|o_proj|out_proj|linear2|fc2|to_out\.0"
     r"|attention\.output\.dense|layer\.\d+\.output\.dense|attn\.proj|attn\.out|conv_proj|to_patch_embedding\.1"
     r"|fn\.net\.3|net\.4)\.(weight|bias)$"
 )
@@ -33,7 +33,7 @@ SWAPS = [
     ("cls_token", "distill_token"),
     ("q_norm", "k_norm"),
     ("ls1", "ls2"),
-    ("0.norm", "1.norm"),
+    (".0.norm.", ".1.norm."),
 ]
 
 
@@ -55,19 +55,19 @@ def random_values(state, seed):
         elif "bias_table" in name:
             new = rng.normal(0, 1, value.shape)
         elif value.ndim == 3 and value.shape[0] == 1:  # class token、位置编码等
-            new = rng.normal(0, 0.02, value.shape)
+            new = rng.normal(0, 0.01, value.shape)
         else:
             fan_in = value.size / max(value.shape[0], 1) if value.ndim == 4 else np.sqrt(value.size)
             new = rng.normal(0, 1.5 / np.sqrt(fan_in), value.shape)
-        values[name] = (new * (0.02 if quiet.search(name) else 1)).astype("float32")
+        values[name] = (new * (0.01 if quiet.search(name) else 1)).astype("float32")
     return values
 
 
 def _variants(state):
     """几种导入时容易犯的错误:逐个产生 (错误的名称, 被改的张量)。"""
     for name, value in state.items():
-        if value.dtype.kind != "f" or name.endswith(("k_proj.bias", "attn_mask")):  # k 的偏置不影响 softmax
-            continue
+        if value.dtype.kind != "f" or name.endswith(("k_proj.bias", "k_norm.bias", "attn_mask")):
+            continue  # 给每个 k 加同一个向量,softmax 不变
         if value.size > 1 and not np.array_equal(np.roll(value, 1), value):
             yield "one tensor rolled by one", {name: np.roll(value, 1)}
         if value.ndim == 2 and value.shape[0] == value.shape[1]:

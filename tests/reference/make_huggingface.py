@@ -1,11 +1,12 @@
 """Hugging Face transformers 的 ViT、DeiT(蒸馏)、Swin,以及由它改名得到的微软原版 Swin 文件。"""
 
 import re
-import sys
 
 import numpy as np
 import torch
-from common import add_case, case_folder, check_sensitivity, input_images, packages, random_values
+from common import case_folder, input_images, packages
+from safetensors.torch import load_file
+from torch_common import CLASSES, also, class_names, make
 from transformers import (
     DeiTConfig,
     DeiTForImageClassificationWithTeacher,
@@ -17,112 +18,42 @@ from transformers import (
 )
 
 PACKAGES = packages("torch", "transformers", "safetensors", "numpy")
-CLASSES = ["斑马", "tiger cat", "n02084071", "dog, canine", "鸟"]
+SMALL = dict(hidden_size=12, num_hidden_layers=2, num_attention_heads=3, intermediate_size=48)
+SMALLER = dict(hidden_size=6, num_hidden_layers=2, num_attention_heads=3, intermediate_size=24)
 # Swin 各阶段的宽度 4、8、16、32:真实的窗口和层次,极小的宽度
 SWIN = dict(patch_size=4, embed_dim=4, depths=[2, 2, 2, 1], num_heads=[1, 2, 2, 4])
 
 
-def configuration(kind, image_size, **settings):
+def configuration(kind, **settings):
     """transformers 的配置,附上 5 个类名。"""
-    names = dict(enumerate(CLASSES))
-    return kind(image_size=image_size, id2label=names, label2id={v: k for k, v in names.items()}, **settings)
+    return kind(id2label=class_names(), label2id={name: i for i, name in class_names().items()}, **settings)
 
 
-def evaluate(model, x):
-    """{输出名: 数组}:蒸馏模型有 logits、cls_logits、distillation_logits,其余只有 logits。"""
-    with torch.no_grad():
-        output = model(torch.from_numpy(x))
-    return {name: output[name].numpy() for name in output if name.endswith("logits")}
-
-
-def set_epsilon(model, epsilon):
-    for module in model.modules():
-        if isinstance(module, torch.nn.LayerNorm):
-            module.eps = epsilon
-
-
-def make(case, network, config, arguments, family, seed, wrong_epsilon):
-    """建模型、换上随机权重、检查敏感度、保存,返回 (模型, 清单里的一项)。"""
-    torch.manual_seed(0)
-    model = network(config).eval()
-    model.load_state_dict(
-        {k: torch.from_numpy(v) for k, v in random_values(numpy_state(model.state_dict()), seed).items()}
-    )
-    x = input_images(config.image_size)
-    expected = evaluate(model, x)
-
-    def run(state):
-        tensors = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in state.items()}
-        with torch.no_grad():
-            output = torch.func.functional_call(model, tensors, torch.from_numpy(x))
-        return np.concatenate([output[name].numpy() for name in output if name.endswith("logits")])
-
-    set_epsilon(model, wrong_epsilon)
-    wrong = run(numpy_state(model.state_dict()))
-    set_epsilon(model, config.layer_norm_eps)
-    sensitivity = check_sensitivity(
-        run, numpy_state(model.state_dict()), [(f"epsilon {wrong_epsilon} instead of {config.layer_norm_eps}", wrong)]
-    )
-    folder = case_folder(case)
-    model.save_pretrained(folder)
-    ViTImageProcessor(
-        size={"height": config.image_size, "width": config.image_size},
-        image_mean=[0.5, 0.5, 0.5] if family == "vit" else [0.485, 0.456, 0.406],
-        image_std=[0.5, 0.5, 0.5] if family == "vit" else [0.229, 0.224, 0.225],
-    ).save_pretrained(folder)
-    np.savez(folder / "expected.npz", **expected)
+def save(case, network, config, arguments, family, seed, wrong_epsilon):
+    """建模型,求参考输出,像 Hugging Face 那样存成一个文件夹;返回 (模型, 清单里的一项)。"""
+    model = network(config)
     entry = dict(
         file=f"cases/{case}/model.safetensors",
         format="huggingface",
         family=family,
-        model={**arguments, "epsilon": config.layer_norm_eps},
-        input=list(x.shape),
-        expected=f"cases/{case}/expected.npz",
-        outputs=sorted(expected),
-        loads=True,
-        sensitivity=sensitivity,
+        model={**arguments, "num_classes": len(CLASSES), "epsilon": config.layer_norm_eps},
         made_by="make_huggingface.py",
         packages=PACKAGES,
     )
-    add_case(case, **entry)
+    entry = make(case, model, input_images(config.image_size), seed, wrong_epsilon, entry)
+    model.save_pretrained(case_folder(case))
+    ViTImageProcessor(
+        size={"height": config.image_size, "width": config.image_size},
+        image_mean=[0.5, 0.5, 0.5] if family == "vit" else [0.485, 0.456, 0.406],
+        image_std=[0.5, 0.5, 0.5] if family == "vit" else [0.229, 0.224, 0.225],
+    ).save_pretrained(case_folder(case))
     return model, entry
-
-
-def numpy_state(state):
-    return {name: value.numpy() for name, value in state.items()}
-
-
-def also(case, entry, name, **changes):
-    """同样的权重存成的另一个文件。"""
-    add_case(case, **{**entry, "file": f"{entry['file'].rsplit('/', 1)[0]}/{name}", "sensitivity": "", **changes})
-
-
-def saved_names(folder):
-    """save_pretrained 写出的(也就是多年来真实文件里的)名字 -> 张量。"""
-    from safetensors.torch import load_file
-
-    return load_file(folder / "model.safetensors")
-
-
-def vit(patch_size, image_size, seed):
-    case = f"hf_vit_patch{patch_size}_{image_size}"
-    config = configuration(
-        ViTConfig,
-        image_size,
-        patch_size=patch_size,
-        hidden_size=12,
-        num_hidden_layers=2,
-        num_attention_heads=3,
-        intermediate_size=48,
-    )
-    return case, *make(case, ViTForImageClassification, config, vit_arguments(config), "vit", seed, 1e-6)
 
 
 def vit_arguments(config, **more):
     return dict(
         image_size=config.image_size,
         patch_size=config.patch_size,
-        num_classes=5,
         embed_dim=config.hidden_size,
         depth=config.num_hidden_layers,
         num_heads=config.num_attention_heads,
@@ -133,26 +64,23 @@ def vit_arguments(config, **more):
     )
 
 
-def deit():
-    config = configuration(
-        DeiTConfig, 224, hidden_size=12, num_hidden_layers=2, num_attention_heads=3, intermediate_size=48
-    )
-    return make(
-        "hf_deit_distilled",
-        DeiTForImageClassificationWithTeacher,
-        config,
-        vit_arguments(config, distillation=True),
-        "deit",
-        11,
-        1e-6,
-    )
+def vit(patch_size, image_size, seed, sizes=SMALL):
+    config = configuration(ViTConfig, image_size=image_size, patch_size=patch_size, **sizes)
+    case = f"hf_vit_patch{patch_size}_{image_size}"
+    return save(case, ViTForImageClassification, config, vit_arguments(config), "vit", seed, 1e-6)
+
+
+def deit(seed):
+    config = configuration(DeiTConfig, image_size=224, patch_size=16, **SMALLER)
+    arguments = vit_arguments(config, distillation=True)
+    return save("hf_deit_distilled", DeiTForImageClassificationWithTeacher, config, arguments, "deit", seed, 1e-6)
 
 
 def swin(image_size, window_size, seed):
+    config = configuration(SwinConfig, image_size=image_size, window_size=window_size, **SWIN)
+    arguments = dict(image_size=image_size, window_size=window_size, **SWIN)
     case = f"hf_swin_window{window_size}_{image_size}"
-    config = configuration(SwinConfig, image_size, window_size=window_size, **SWIN)
-    arguments = dict(image_size=image_size, window_size=window_size, num_classes=5, **SWIN)
-    return case, *make(case, SwinForImageClassification, config, arguments, "swin", seed, 1e-4)
+    return save(case, SwinForImageClassification, config, arguments, "swin", seed, 1e-4)
 
 
 MICROSOFT = [
@@ -212,36 +140,40 @@ def microsoft_names(state, depths, window, side):
     return new
 
 
+def save_renamed(case, model, entry):
+    """save_pretrained 写的是多年来真实文件里的名字;transformers 5 内部的名字不同,直接存 state_dict 的人得到它们。"""
+    folder = case_folder(f"{case}_renamed")
+    model.save_pretrained(folder, save_original_format=False)
+    (folder / "preprocessor_config.json").write_bytes((case_folder(case) / "preprocessor_config.json").read_bytes())
+    also(f"{case}_renamed", entry, file=f"cases/{case}_renamed/model.safetensors")
+
+
 def main():
-    case, model, entry = vit(16, 224, seed=1)
+    model, entry = vit(16, 224, seed=1)
+    case = "hf_vit_patch16_224"
     folder = case_folder(case)
-    names = saved_names(folder)
-    torch.save(names, folder / "pytorch_model.bin")
-    also(f"{case}_bin", entry, "pytorch_model.bin")
-    torch.save(names, folder / "pytorch_model_legacy.bin", _use_new_zipfile_serialization=False)
-    also(f"{case}_legacy_bin", entry, "pytorch_model_legacy.bin")
-    for patch_size, image_size, seed in [(32, 224, 2), (16, 384, 3), (32, 384, 4)]:
-        vit(patch_size, image_size, seed)
-    # transformers 5 内部的名字:直接存 state_dict 的人会得到这样的文件
-    renamed = case_folder(f"{case}_renamed")
-    model.save_pretrained(renamed, save_original_format=False)
-    (renamed / "preprocessor_config.json").write_bytes((folder / "preprocessor_config.json").read_bytes())
-    add_case(f"{case}_renamed", **{**entry, "file": f"cases/{case}_renamed/model.safetensors", "sensitivity": ""})
+    state = load_file(folder / "model.safetensors")
+    torch.save(state, folder / "pytorch_model.bin")
+    also(f"{case}_bin", entry, file=f"cases/{case}/pytorch_model.bin")
+    torch.save(state, folder / "pytorch_model_legacy.bin", _use_new_zipfile_serialization=False)
+    also(f"{case}_legacy_bin", entry, file=f"cases/{case}/pytorch_model_legacy.bin")
+    save_renamed(case, model, entry)
+    vit(32, 224, seed=2, sizes=SMALLER)
+    vit(16, 384, seed=3)
+    vit(32, 384, seed=4, sizes=SMALLER)
 
-    model, entry = deit()
-    torch.save(model.state_dict(), case_folder("hf_deit_distilled") / "state_dict.bin")
-    also("hf_deit_distilled_renamed", entry, "state_dict.bin")
+    model, entry = deit(seed=11)
+    save_renamed("hf_deit_distilled", model, entry)
 
-    for image_size, window_size, seed in [(224, 7, 21), (384, 12, 22)]:
-        case, model, entry = swin(image_size, window_size, seed)
-        folder = case_folder(case)
-        if window_size == 7:
-            torch.save(model.state_dict(), folder / "state_dict.bin")
-            also(f"{case}_renamed", entry, "state_dict.bin")
-            state = microsoft_names(saved_names(folder), SWIN["depths"], window_size, image_size // 4)
-            torch.save({"model": state}, folder / "microsoft.pth")
-            also(f"microsoft_swin_window{window_size}_{image_size}", entry, "microsoft.pth", format="microsoft")
+    swin(384, 12, seed=22)
+    model, entry = swin(224, 7, seed=21)
+    case = "hf_swin_window7_224"
+    save_renamed(case, model, entry)
+    state = microsoft_names(load_file(case_folder(case) / "model.safetensors"), SWIN["depths"], 7, 224 // 4)
+    torch.save({"model": state}, case_folder("microsoft_swin_window7_224") / "checkpoint.pth")
+    file = "cases/microsoft_swin_window7_224/checkpoint.pth"
+    also("microsoft_swin_window7_224", entry, file=file, format="microsoft")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
