@@ -557,7 +557,7 @@ def check_overfitting(run):
         f"验证损失第 {best + 1} 轮最低 {losses[best]:.2f},最后几轮 {late:.2f}",
         f"模型在背训练图像({run.info.counts['train']} 张),背下来的细节对新图像没有用。",
         "加图像;加增强(--mixup 0.8、--crop-padding、--rand-augment 2);加大 --dropout、--weight-decay;减小模型。"
-        "best.pdparams 已经是验证正确率最高的一轮。",
+        "best.safetensors 已经是验证正确率最高的一轮。",
     )
 
 
@@ -638,7 +638,7 @@ CONSEQUENCES = {
     check_too_few_epochs: ("轮数", ("metrics",)),
 }
 OTHERS = {
-    check_data_wait: ("读数据的时间", ("metrics",)),
+    check_data_wait: ("读数据的时间", ("data_wait",)),
     check_unfinished: ("训练完成了没有", ()),
 }
 
@@ -653,6 +653,8 @@ def diagnose(run):
         tuple[list[Finding], list[str]]: 发现,病因在前;因为没有记录而跳过的检查的名字。
     """
     available = {*run.health, *(["metrics"] if run.metrics else [])}
+    if run.metrics and all("data_wait" in line for line in run.metrics):  # 旧版的记录里没有
+        available.add("data_wait")
     skipped = [
         name
         for name, needs in {**SETUP, **FAILURES, **CONSEQUENCES, **OTHERS}.values()

@@ -208,7 +208,7 @@ class SwinBlock(EncoderLayer):
         self.window_size = min(window_size, *self.map_size)
         self.padded_size = tuple(round_up(size, self.window_size) for size in self.map_size)
         self.shift = self.window_size // 2 if shifted and min(self.map_size) > window_size else 0
-        self.attn = WindowAttention(embed_dim, num_heads, self.window_size, *settings)
+        self.attn = WindowAttention(embed_dim, num_heads, self.window_size, *settings)  # 换下 EncoderLayer 的 Attention
         mask = shifted_window_mask(self.padded_size, self.window_size, self.shift) if self.shift else None
         self.register_buffer("mask", mask, persistable=False)  # [nW, N, N]
 
@@ -308,7 +308,7 @@ class SwinTransformer(nn.Layer):
 
     图像 -> PatchEmbedding -> LayerNorm -> SwinStage x 级数 -> LayerNorm -> 平均 -> 分类头。没有位置编码,位置由各层的
     相对位置偏置给出。第 i 级(从 0 数)的维度是 embed_dim * 2**i,特征图的边长是图块网格的 1 / 2**i(向上取整)。
-    初值:偏置表是标准差 0.02 的正态分布,与论文的代码相同;线性层与本项目的 ViT 一样用 Paddle 的默认初值。
+    初值:偏置表是标准差 0.02 的截断正态分布(截断在 ±2),与论文的代码相同;线性层与本项目的 ViT 一样用 Paddle 的默认初值。
 
     来源:arXiv 2103.14030。
 

@@ -25,7 +25,7 @@ from paddle_vit.data import ArrayPart, DataInfo, load_data
 from paddle_vit.doctor import Run, diagnose, load_records, report
 from paddle_vit.health import neighbour_top1
 from paddle_vit.logs import RunLog
-from paddle_vit.runs import build_model, first_weights, open_run, source_statistics
+from paddle_vit.runs import build_model, choose_normalization, first_weights, open_run
 from paddle_vit.runtime import seed_everything
 from paddle_vit.training import fit
 from paddle_vit.weights import save_report
@@ -53,7 +53,7 @@ class QuickLog(RunLog):
 def train(directory, *options, change_data=None, change_model=None):
     """一次真的训练;change_data、change_model 把毛病种进去。"""
     config = parse_config([*SMALL, *map(str, options), "--output", str(directory)])
-    data = source_statistics(load_data(config), config)
+    data = choose_normalization(load_data(config), config)
     data = change_data(data) if change_data else data
     seed_everything(config.seed)
     model = build_model(config, data.info)
@@ -295,7 +295,7 @@ def test_nan(tmp_path, monkeypatch, cause):
 def test_head_not_loaded(tmp_path):
     """类别相同的微调:主干是学过的,分类头却是随机的。"""
     source = train(tmp_path / "source", "--epochs", 4)
-    state = paddle.load(str(source / "best.pdparams"))
+    state = load_file(source / "best.safetensors")
 
     def loaded(model, keep_head):
         fresh = [] if keep_head else [name for name in state if name.startswith("head.")]
@@ -364,7 +364,7 @@ def test_a_folder_of_pictures(tmp_path, shuffle):
 @pytest.mark.slow
 def test_healthy_fine_tuning_has_no_finding(tmp_path):
     source = train(tmp_path / "source")
-    common = [*write_pictures(tmp_path / "pictures", shuffle=False)[:4], "--init-from", source, "--epochs", 5]
+    common = [*write_pictures(tmp_path / "pictures", shuffle=False)[:4], "--weights", source, "--epochs", 5]
     for case, options in {"all": ["--lr", 3e-4], "head": ["--train-only", "head"]}.items():
         assert names(train(tmp_path / case, *common, *options)) == [], case
 
@@ -534,6 +534,18 @@ def test_a_run_without_the_new_records_is_still_read(tiny_run, tmp_path):
     assert "归一化" in line and "学习率太大" in line and "过拟合" not in line
 
 
+def test_metrics_of_an_older_version_only_skip_the_wait_for_data(tiny_run, tmp_path):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    old = [{name: value for name, value in line.items() if name != "data_wait"} for line in lines]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in old), encoding="utf-8")
+    _, skipped = diagnose(load_records(run))
+    assert skipped == ["读数据的时间"]
+    (run / "metrics.jsonl").write_text(json.dumps({**lines[0], "data_wait": "0"}) + "\n", encoding="utf-8")
+    with pytest.raises(UserError, match="已损坏"):
+        load_records(run)
+
+
 def test_an_interrupted_run(tmp_path):
     process = start(*TINY, "--epochs", "5000", "--output", tmp_path / "run")
     wait_for((tmp_path / "run" / "last.safetensors").exists, process)
@@ -585,14 +597,14 @@ def test_gradients_and_changes_are_those_of_the_step(tmp_path):
 
     directory = train(tmp_path / "run", "--epochs", 1, "--batch-size", 2000, "--ema", 0, change_model=remember)
     record = json.loads((directory / "health.json").read_text(encoding="utf-8"))
-    after = paddle.load(str(directory / "best.pdparams"))
-    moved = sum(float(((after[name].numpy() - value) ** 2).sum()) for name, value in weights.items())
+    after = load_file(directory / "best.safetensors")
+    moved = sum(float(((after[name] - value) ** 2).sum()) for name, value in weights.items())
     total = sum(float((value**2).sum()) for value in weights.values())
     (update,) = record["updates"]
     np.testing.assert_allclose(update["ratio"], (moved / total) ** 0.5, rtol=1e-5)
     for name, value in weights.items():
         if value.any():
-            change = np.linalg.norm(after[name].numpy() - value) / np.linalg.norm(value)
+            change = np.linalg.norm(after[name] - value) / np.linalg.norm(value)
             np.testing.assert_allclose(record["parameters"][name]["change"], change, rtol=1e-4)
         assert record["parameters"][name]["grad"] > 0
 

@@ -101,14 +101,14 @@ def test_nan_stops_with_one_line_and_keeps_the_checkpoints(tmp_path):
 def test_corrupt_checkpoint(tiny_run, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)
-    best = (run / "best.pdparams").read_bytes()
+    best = (run / "best.safetensors").read_bytes()
     (run / "last.safetensors").write_bytes(os.urandom(3000))
     assert_one_chinese_line(run_script("train", "--resume", run), "last.safetensors", "损坏")
-    assert (run / "best.pdparams").read_bytes() == best
-    (run / "best.pdparams").write_bytes(best[: len(best) // 2])
-    assert_one_chinese_line(run_script("evaluate", run), "best.pdparams", "损坏")
-    (run / "best.pdparams").unlink()
-    assert_one_chinese_line(run_script("evaluate", run), "best.pdparams")
+    assert (run / "best.safetensors").read_bytes() == best
+    (run / "best.safetensors").write_bytes(best[: len(best) // 2])
+    assert_one_chinese_line(run_script("evaluate", run), "best.safetensors", "损坏")
+    (run / "best.safetensors").unlink()
+    assert_one_chinese_line(run_script("evaluate", run), "best.safetensors")
 
 
 def test_checkpoint_of_another_model(tiny_run, tmp_path):

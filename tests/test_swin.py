@@ -363,6 +363,17 @@ def test_an_image_does_not_see_the_other_images_of_its_batch():
     np.testing.assert_allclose(model(x).numpy(), alone, atol=1e-5)
 
 
+def test_a_static_graph_takes_any_batch_size():
+    model = SwinBlock(4, (5, 6), 2, 4, shifted=True)
+    model.eval()
+    x = paddle.randn([3, 30, 4])
+    expected = model(x).numpy()
+    spec = paddle.static.InputSpec([-1, 30, 4], "float32")
+    static = paddle.jit.to_static(model, full_graph=True, input_spec=[spec])
+    np.testing.assert_allclose(static(x).numpy(), expected, atol=1e-5)
+    np.testing.assert_allclose(static(x[:1]).numpy(), expected[:1], atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "options, words",
     [
