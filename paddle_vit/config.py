@@ -388,33 +388,20 @@ def _inherited(wanted):
 
     别处的权重里没有模型的名字,要由 ``--model`` 给;从它沿用的只有层归一化的 epsilon。
     """
-    from .checkpoint import read_description
-    from .weights import run_of
+    from .weights import describe_weights
 
     source = wanted["weights"]
-    directory = run_of(source)
-    description = None if Path(source).is_dir() else read_description(source)
-    if description is not None:
-        arguments, channels = description[0], description[0].get("in_channels", 3)
-        values = {name: arguments.get(_ARGUMENTS.get(name, name)) for name in _SHAPE}
-        values["model"] = arguments["name"]
-    elif directory is not None:
-        from .data import load_info
-
-        saved, info = load_config(directory), load_info(directory / "data.json")
-        values = {**{name: getattr(saved, name) for name in _INHERITED}, "image_size": info.image_size}
-        channels = info.channels
-    else:
+    known = describe_weights(source, wanted.get("weights_table"))
+    if known.model is None:
         if wanted.get("model") is None:
             raise UserError(
                 f"{source} 是别处的权重,没有写明是哪个模型:请加上 --model,如 --model vit_small_patch16_224。"
             )
-        from .weights import describe_weights
-
-        epsilon = describe_weights(source, wanted.get("weights_table")).epsilon
-        return {} if epsilon is None else {"epsilon": epsilon}
+        return {} if known.epsilon is None else {"epsilon": known.epsilon}
+    values = {name: known.model.get(_ARGUMENTS.get(name, name)) for name in _SHAPE}
+    values["model"] = known.model["name"]
     if wanted.get("dataset") == "folder":
-        values["grayscale"] = channels == 1
+        values["grayscale"] = known.model["in_channels"] == 1
     return values
 
 

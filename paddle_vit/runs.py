@@ -7,7 +7,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from .checkpoint import differences, load_weights_into, read_description, read_json, read_model, weights_path
+from .checkpoint import differences, load_weights_into, read_json, read_model, weights_path
 from .cli import describe_os_error
 from .config import load_config, save_config
 from .data import (
@@ -27,7 +27,7 @@ from .models import create_model, model_settings
 from .processes import one_after_another, tell_others
 from .runtime import autocast_dtype, describe_runtime, seed_everything, setup_runtime
 from .training import fit
-from .weights import load_weights, run_of, save_report
+from .weights import describe_weights, load_weights, save_report
 
 __all__ = [
     "LoadedModel",
@@ -204,7 +204,8 @@ def choose_normalization(data, config):
     elif choice == "data":
         mean, std = pixel_statistics(data.train)
     elif config.weights is not None:
-        mean, std = _normalization_of(config.weights, config.weights_table) or (data.info.mean, data.info.std)
+        known = describe_weights(config.weights, config.weights_table)
+        mean, std = known.mean or data.info.mean, known.std or data.info.std
     else:
         return data
     if len(mean) != channels:
@@ -214,22 +215,6 @@ def choose_normalization(data, config):
             " --no-grayscale 选灰度或彩色。"
         )
     return dataclasses.replace(data, info=dataclasses.replace(data.info, mean=tuple(mean), std=tuple(std)))
-
-
-def _normalization_of(source, table):
-    """权重训练时的 (均值, 标准差);不知道时是 ``None``。"""
-    directory = run_of(source)
-    if directory is not None:
-        info = load_info(directory / "data.json")
-        return info.mean, info.std
-    description = read_description(source)
-    if description is not None:
-        info = description[1]
-        return None if info is None else (info["mean"], info["std"])
-    from .weights import describe_weights
-
-    known = describe_weights(source, table)
-    return None if known.mean is None else (known.mean, known.std)
 
 
 def first_weights(model, config, info):
@@ -270,26 +255,22 @@ def load_distillation(config, info):
     source = Path(config.teacher)
     if not source.exists():
         raise UserError(f"没有老师 {source}:蒸馏时(续训也一样)它必须在,请检查 --teacher 的路径。")
-    if config.teacher_model is None:
-        if not source.is_dir() and read_description(source) is None:
-            raise UserError(f"{source} 是别处的权重,没有写明是哪个模型:请用 --teacher-model 写明。")
+    known = describe_weights(source)
+    if known.model is not None:
         loaded = load_model(source)
         teacher, teacher_info = loaded.model, loaded.info
+    elif config.teacher_model is not None:
+        teacher, teacher_info = _foreign_teacher(config, info, known)
     else:
-        teacher, teacher_info = _foreign_teacher(config, info)
+        raise UserError(f"{source} 是别处的权重,没有写明是哪个模型:请用 --teacher-model 写明。")
     settings = (config.distillation_kind, config.distillation_alpha, config.distillation_temperature)
     return Distillation(teacher, teacher_info, info, *settings)
 
 
-def _foreign_teacher(config, info):
+def _foreign_teacher(config, info, known):
     """别处的权重作老师:不知道类别名,只要求类别数和通道数与数据相同。"""
-    from .weights import describe_weights
-
     image_size = model_settings(config.teacher_model).get("image_size", info.image_size)
     shape = dict(image_size=image_size, in_channels=info.channels, num_classes=len(info.classes))
-    known = describe_weights(config.teacher)
-    if known.epsilon is not None:
-        shape["epsilon"] = known.epsilon
     teacher = create_model(config.teacher_model, **shape)
     report = load_weights(teacher, config.teacher)
     if report.fresh:
@@ -297,7 +278,7 @@ def _foreign_teacher(config, info):
             f"老师 {config.teacher} 的分类头与数据的 {len(info.classes)} 类对不上({'、'.join(report.fresh)}):"
             "请先把它在这些类上微调,再作老师。"
         )
-    mean, std = (info.mean, info.std) if known.mean is None else (tuple(known.mean), tuple(known.std))
+    mean, std = known.mean or info.mean, known.std or info.std
     return teacher, dataclasses.replace(info, image_size=image_size, mean=mean, std=std)
 
 

@@ -225,7 +225,7 @@ def label_objective(model, images, targets, precision=None):
 class _Trainer:
     """把模型、优化器、EMA 和进度放在一起,好整个存进检查点。"""
 
-    def __init__(self, model, data, config, directory, precision, rank, world, distillation):
+    def __init__(self, model, data, config, directory, precision, rank, world, distillation=None):
         self.model, self.data, self.config, self.directory = model, data, config, directory
         self.objective = distillation or label_objective
         self.trained = choose_trained(model, config.train_only)

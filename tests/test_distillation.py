@@ -141,7 +141,7 @@ def test_bad_teachers(tiny_run, tmp_path):
     tensors, model, saved = read_model(tiny_run / "best.safetensors")
     save_model(tmp_path / "other.safetensors", tensors, model, {**saved, "classes": list("abcdefghij")})
     (tmp_path / "text.safetensors").write_text("text")
-    for name, word in (("none", "--teacher"), ("text.safetensors", "--teacher-model"), ("other.safetensors", "次序")):
+    for name, word in (("none", "--teacher"), ("text.safetensors", "文本文件"), ("other.safetensors", "次序")):
         with pytest.raises(UserError, match=word):
             load_distillation(make_config({"teacher": str(tmp_path / name)}), info)
     assert load_distillation(make_config({"teacher": str(tiny_run), "distillation": "none"}), info) is None
