@@ -1,32 +1,35 @@
 """保存和续训。每个文件都先写到旁边的临时文件,落盘之后再改名:任何时刻被杀掉,旧文件都完好。
 
-一个运行目录里:``best.pdparams`` 是验证集上最好的权重(``paddle.load`` 可读),
-``last.safetensors`` 是续训所需的一切:权重、优化器状态、EMA 和训练到哪里。
+一个运行目录里:``best.safetensors`` 是验证集上最好的权重,单独拿走也能用——怎样建模型、类别名、怎样归一化都写在里面;
+``last.safetensors`` 是续训所需的一切:权重、优化器状态、EMA 和训练到哪里。两个都是 safetensors 格式,末尾没有代码,
+只有数字和文字,读它们不会执行任何东西。
 """
 
 import contextlib
-import io
+import itertools
 import json
 import os
-import pickle
 import struct
 import zlib
 from pathlib import Path
 
 import numpy as np
-import paddle
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save as to_safetensors
 
 from .cli import describe_os_error
 from .errors import UserError
+from .tensor_files import open_tensors
 
-__all__ = ["atomic_write", "differences", "load_weights_into", "matches", "read_json", "read_state", "read_weights"]
-__all__ += ["save_weights", "write_state"]
+__all__ = ["atomic_write", "differences", "load_weights_into", "matches", "read_description", "read_json", "read_model"]
+__all__ += ["read_state", "read_weights", "save_model", "weights_path", "write_state"]
 
 
 def atomic_write(path, data):
     """把字节写进文件:要么完整地换成新内容,要么旧文件原样。
+
+    Args:
+        path (str | Path): 目标文件。
+        data (bytes | Iterable[bytes]): 内容;可以一段一段地给。
 
     Raises:
         UserError: 磁盘满、没有权限等。
@@ -36,7 +39,7 @@ def atomic_write(path, data):
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
-            file.write(data)
+            file.writelines([data] if isinstance(data, bytes) else data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -91,48 +94,6 @@ def matches(value, pattern):
     return isinstance(value, (int, float) if pattern is float else pattern)
 
 
-def save_weights(path, state):
-    """按 Paddle 的格式保存权重;state 是 ``model.state_dict()``。末尾附 CRC-32,``paddle.load`` 会忽略它。"""
-    buffer = io.BytesIO()
-    paddle.save(state, buffer)
-    data = buffer.getvalue()
-    atomic_write(path, data + struct.pack("<I", zlib.crc32(data)))
-
-
-# 读一份残缺的 pickle 时,Python 和 Paddle 可能抛出的错误
-_BAD_PICKLE = (pickle.UnpicklingError, EOFError, ValueError, TypeError, LookupError, AttributeError, ImportError)
-_BAD_PICKLE += (OverflowError, MemoryError, SystemError)
-
-
-def read_weights(path, plain=False):
-    """读一个权重文件。
-
-    Args:
-        path (str | Path): ``save_weights`` 存的文件。
-        plain (bool): 也接受直接由 ``paddle.save`` 存的文件;它没有校验和,损坏了不一定看得出来。
-
-    Returns:
-        dict: 名字 -> Tensor。
-
-    Raises:
-        UserError: 文件不存在,或已损坏。
-    """
-    path = Path(path)
-    if not path.exists():
-        raise UserError(f"没有 {path}:这个运行还没有存过权重,请先训练至少一轮。")
-    data = path.read_bytes()
-    if struct.pack("<I", zlib.crc32(data[:-4])) == data[-4:]:
-        return paddle.load(io.BytesIO(data[:-4]))
-    if plain:
-        stream = io.BytesIO(data)
-        with contextlib.suppress(*_BAD_PICKLE):
-            state = paddle.load(stream)
-            # 后面还有字节的,是 save_weights 存的、校验和对不上的文件
-            if stream.tell() == len(data) and isinstance(state, dict) and all(map(paddle.is_tensor, state.values())):
-                return state
-    raise UserError(f"{path} 已损坏,或不是 scripts/train.py 存的权重:请换一个备份,或重新训练。")
-
-
 def differences(expected, given):
     """比较两组张量的名字和形状。
 
@@ -157,8 +118,32 @@ def _first_few(names):
     return "、".join(names[:3]) + ("…" if len(names) > 3 else "")
 
 
+def weights_path(directory):
+    """运行目录里最好的权重:``best.safetensors``;旧版的运行只有 ``best.pdparams``。"""
+    new, old = Path(directory) / "best.safetensors", Path(directory) / "best.pdparams"
+    return old if old.exists() and not new.exists() else new
+
+
+def read_weights(path):
+    """读一个运行的权重文件:``best.safetensors``,或旧版的 ``best.pdparams``。
+
+    Returns:
+        dict: 名字 -> numpy 数组。
+
+    Raises:
+        UserError: 文件不存在,或已损坏。
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"没有 {path}:这个运行还没有存过权重,请先训练至少一轮。")
+    if path.suffix != ".pdparams":
+        return read_model(path)[0]
+    with open_tensors(path) as tensors:
+        return {name: stored.read() for name, stored in tensors.items()}
+
+
 def load_weights_into(model, path):
-    """把 ``best.pdparams`` 读进模型;名字和形状必须全部对上。
+    """把一个运行的权重文件读进模型;名字和形状必须全部对上。
 
     Raises:
         UserError: 文件不存在、已损坏,或属于另一个模型。
@@ -170,17 +155,73 @@ def load_weights_into(model, path):
     model.set_state_dict(state)
 
 
+def save_model(path, tensors, model, info):
+    """存一个能说明自己的(self-describing)权重文件:单凭它就能建出模型、给图片分类。
+
+    Args:
+        path (str | Path): 目标文件,.safetensors。
+        tensors (dict): 名字 -> Tensor 或 numpy 数组,名字是 ``model.state_dict()`` 里的。
+        model (dict): ``create_model`` 的全部参数,包括 name、image_size、in_channels、num_classes。
+        info (dict | None): ``DataInfo`` 的各项(类别名、均值、标准差等);不知道时是 ``None``。
+
+    Raises:
+        UserError: 磁盘满、没有权限等。
+    """
+    write_state(path, tensors, {"model": model, "info": info})
+
+
+def read_model(path):
+    """读回 ``save_model`` 存的 (tensors, model, info),tensors 里是 numpy 数组。
+
+    Raises:
+        UserError: 文件已损坏,或是没有说明的 safetensors。
+    """
+    if read_description(path) is None:
+        raise UserError(
+            f"{path} 已损坏,或不是 scripts/train.py 存的权重:请换一个备份;"
+            "别处来的权重请先用 scripts/import_weights.py 转换。"
+        )
+    tensors, metadata = _read(path, UserError(f"{path} 已损坏:请换一个备份,或重新训练。"))
+    return tensors, metadata["model"], metadata["info"]
+
+
+def read_description(path):
+    """只读文件头里的说明 (model, info),很快,不核对校验和;不是 ``save_model`` 存的文件时是 ``None``。"""
+    with contextlib.suppress(SafetensorError, OSError, ValueError), safe_open(str(path), framework="numpy") as file:
+        metadata = json.loads((file.metadata() or {}).get("state", ""))
+        if matches(metadata, {"model": {"name": str}, "info": (dict, type(None))}):
+            return metadata["model"], metadata["info"]
+    return None
+
+
 def write_state(path, tensors, metadata):
-    """保存续训状态。
+    """按 safetensors 格式保存张量,连同能写成 JSON 的其余状态和它们的 CRC-32。
+
+    一次只取一个张量,不必在内存里另放一份;同样的内容写出同样的字节。
 
     Args:
         path (str | Path): 目标文件。
-        tensors (dict): 名字 -> numpy 数组。
-        metadata (dict): 能写成 JSON 的其余状态。
+        tensors (dict): 名字 -> Tensor 或 numpy 数组。
+        metadata (dict): 其余状态。
     """
-    tensors = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+    names = sorted(tensors)
     state = json.dumps(metadata, ensure_ascii=False)
-    atomic_write(path, to_safetensors(tensors, {"state": state, "crc32": str(_checksum(tensors, state))}))
+    checksum, entries, offset = zlib.crc32(state.encode()), {}, 0
+    for name in names:
+        value = np.asarray(tensors[name])
+        checksum = _add(checksum, name, value)
+        place = [offset, offset + value.nbytes]
+        entries[name] = {"dtype": _DTYPES[value.dtype.name], "shape": list(value.shape), "data_offsets": place}
+        offset += value.nbytes
+    entries["__metadata__"] = {"state": state, "crc32": str(checksum)}
+    header = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    data = (np.asarray(tensors[name]).tobytes() for name in names)
+    atomic_write(path, itertools.chain([struct.pack("<Q", len(header)), header], data))
+
+
+# numpy 的类型 -> safetensors 的叫法
+_DTYPES = {"float16": "F16", "float32": "F32", "float64": "F64", "int64": "I64"}
 
 
 def read_state(path):
@@ -189,23 +230,26 @@ def read_state(path):
     Raises:
         UserError: 文件已损坏。
     """
-    damaged = UserError(f"{path} 已损坏,无法续训:请换一个备份,或用 --output 开一个新的运行;best.pdparams 不受影响。")
+    advice = "请换一个备份,或用 --output 开一个新的运行;best.safetensors 不受影响。"
+    return _read(path, UserError(f"{path} 已损坏,无法续训:{advice}"))
+
+
+def _read(path, damaged):
     try:
         with safe_open(str(path), framework="numpy") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  safe_open 不是字典
     except (SafetensorError, OSError, ValueError, TypeError, KeyError):
         raise damaged from None
-    if header.get("crc32") != str(_checksum(tensors, header.get("state", ""))):
+    checksum = zlib.crc32(header.get("state", "").encode())
+    for name in sorted(tensors):
+        checksum = _add(checksum, name, tensors[name])
+    if header.get("crc32") != str(checksum):
         raise damaged
     return tensors, json.loads(header["state"])
 
 
-def _checksum(tensors, state):
-    """名字、类型、形状、内容和其余状态的 CRC-32。"""
-    checksum = zlib.crc32(state.encode())
-    for name in sorted(tensors):
-        value = tensors[name]
-        checksum = zlib.crc32(f"{name} {value.dtype} {value.shape}".encode(), checksum)
-        checksum = zlib.crc32(value.tobytes(), checksum)
-    return checksum
+def _add(checksum, name, value):
+    """把一个张量的名字、类型、形状和内容计入 CRC-32。"""
+    checksum = zlib.crc32(f"{name} {value.dtype} {value.shape}".encode(), checksum)
+    return zlib.crc32(value.tobytes(), checksum)

@@ -279,7 +279,12 @@ def check_frozen(run):
 def check_unused(run):
     """没有用到的参数:量过的每一步都没有梯度,或梯度是零。"""
     table = run.health["parameters"]
-    unused = [name for name, entry in table.items() if entry["trainable"] and not entry["grad"]]
+    unused = [
+        name
+        for name, entry in table.items()
+        # 图像小时 Swin 最后一级只剩一个 token,偏置表加的是常数,梯度本来就是零
+        if entry["trainable"] and not entry["grad"] and not name.endswith("relative_position_bias_table")
+    ]
     if not unused:
         return None
     return Finding(
@@ -552,7 +557,7 @@ def check_overfitting(run):
         f"验证损失第 {best + 1} 轮最低 {losses[best]:.2f},最后几轮 {late:.2f}",
         f"模型在背训练图像({run.info.counts['train']} 张),背下来的细节对新图像没有用。",
         "加图像;加增强(--mixup 0.8、--crop-padding、--rand-augment 2);加大 --dropout、--weight-decay;减小模型。"
-        "best.pdparams 已经是验证正确率最高的一轮。",
+        "best.safetensors 已经是验证正确率最高的一轮。",
     )
 
 

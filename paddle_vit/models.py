@@ -34,7 +34,7 @@ _VIT_PATCHES_AND_IMAGES = {
     "large": [(16, 224), (32, 224), (16, 384), (32, 384)],
     "huge": [(14, 224)],
 }
-# DeiT 论文表 1、表 7。
+# DeiT 论文表 1;base 另有一个 384 像素的。
 _DEIT_SIZES_AND_IMAGES = [("tiny", 224), ("small", 224), ("base", 224), ("base", 384)]
 # 尺寸 -> (嵌入维度, 各级的层数, 各级的头数):Swin 论文(arXiv 2103.14030)3.3 节。
 _SWIN_SIZES = {
@@ -154,13 +154,21 @@ def create_model(name, **overrides):
         UserError: 没有这个名字,没有这个参数,或它的值不合法。
     """
     model = model_class(name)
-    known = list(inspect.signature(model).parameters)
+    known = _settings_of(model)
     for setting in overrides:
         if setting not in known:
             close = difflib.get_close_matches(setting, known, n=1)
-            hint = f"是不是 {close[0]}?" if close else f"它的设置有 {'、'.join(known)}。"
+            if close and not any(setting in _settings_of(other) for other, _ in _MODELS.values()):
+                hint = f"是不是 {close[0]}?"
+            else:
+                hint = f"请去掉它。{model.__name__} 的设置有 {'、'.join(known)}。"
             raise UserError(f"{full_name(name)} 没有 {setting} 这个设置:{hint}")
     return model(**{**model_settings(name), **overrides})
+
+
+def _settings_of(model):
+    """一个类的全部参数名。"""
+    return list(inspect.signature(model).parameters)
 
 
 def count_parameters(model):

@@ -43,7 +43,7 @@ def predict(loaded, paths, top=3, invert=False, batch_size=32):
     """依次给出每张图片最可能的几类。
 
     Args:
-        loaded (LoadedRun): ``load_run`` 的结果。
+        loaded (LoadedRun): ``load_model`` 的结果。
         paths (list[Path]): 图片文件。
         top (int): 给出几类;超过类别数时给出全部。
         invert (bool): 先反色。

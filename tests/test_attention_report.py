@@ -104,7 +104,7 @@ def test_attention_does_not_change_the_training(tiny_run, tmp_path):
     run = tmp_path / "run"
     run_script("train", *TINY, "--attention-images", "0", "--output", run, check=0)
     assert_same_end(tiny_run, run)
-    assert (run / "best.pdparams").read_bytes() == (tiny_run / "best.pdparams").read_bytes()
+    assert (run / "best.safetensors").read_bytes() == (tiny_run / "best.safetensors").read_bytes()
     reader = LogReader(file_path=str(tiny_run / "vdlrecords.log"))
     assert [item.id for item in reader.get_data("image", "attention/heads")] == [1, 2]
     assert [item.id for item in reader.get_data("image", "attention/rollout")] == [1, 2]
@@ -157,8 +157,8 @@ def test_errors(tiny_run, tmp_path):
     assert_one_chinese_line(run_script("show_attention", tiny_run, "--output", "/dev/null/x"), "/dev/null")
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)
-    (run / "best.pdparams").unlink()
-    assert_one_chinese_line(run_script("show_attention", run), "best.pdparams")
+    (run / "best.safetensors").unlink()
+    assert_one_chinese_line(run_script("show_attention", run), "best.safetensors")
 
 
 def test_a_class_token_without_positions_and_own_pictures(picture_folder, tmp_path):

@@ -25,7 +25,7 @@ from paddle_vit.data import ArrayPart, DataInfo, load_data
 from paddle_vit.doctor import Run, diagnose, load_records, report
 from paddle_vit.health import neighbour_top1
 from paddle_vit.logs import RunLog
-from paddle_vit.runs import build_model, first_weights, open_run, source_statistics
+from paddle_vit.runs import build_model, choose_normalization, first_weights, open_run
 from paddle_vit.runtime import seed_everything
 from paddle_vit.training import fit
 from paddle_vit.weights import save_report
@@ -53,7 +53,7 @@ class QuickLog(RunLog):
 def train(directory, *options, change_data=None, change_model=None):
     """一次真的训练;change_data、change_model 把毛病种进去。"""
     config = parse_config([*SMALL, *map(str, options), "--output", str(directory)])
-    data = source_statistics(load_data(config), config)
+    data = choose_normalization(load_data(config), config)
     data = change_data(data) if change_data else data
     seed_everything(config.seed)
     model = build_model(config, data.info)
@@ -295,7 +295,7 @@ def test_nan(tmp_path, monkeypatch, cause):
 def test_head_not_loaded(tmp_path):
     """类别相同的微调:主干是学过的,分类头却是随机的。"""
     source = train(tmp_path / "source", "--epochs", 4)
-    state = paddle.load(str(source / "best.pdparams"))
+    state = load_file(source / "best.safetensors")
 
     def loaded(model, keep_head):
         fresh = [] if keep_head else [name for name in state if name.startswith("head.")]
@@ -364,7 +364,7 @@ def test_a_folder_of_pictures(tmp_path, shuffle):
 @pytest.mark.slow
 def test_healthy_fine_tuning_has_no_finding(tmp_path):
     source = train(tmp_path / "source")
-    common = [*write_pictures(tmp_path / "pictures", shuffle=False)[:4], "--init-from", source, "--epochs", 5]
+    common = [*write_pictures(tmp_path / "pictures", shuffle=False)[:4], "--weights", source, "--epochs", 5]
     for case, options in {"all": ["--lr", 3e-4], "head": ["--train-only", "head"]}.items():
         assert names(train(tmp_path / case, *common, *options)) == [], case
 
@@ -597,14 +597,14 @@ def test_gradients_and_changes_are_those_of_the_step(tmp_path):
 
     directory = train(tmp_path / "run", "--epochs", 1, "--batch-size", 2000, "--ema", 0, change_model=remember)
     record = json.loads((directory / "health.json").read_text(encoding="utf-8"))
-    after = paddle.load(str(directory / "best.pdparams"))
-    moved = sum(float(((after[name].numpy() - value) ** 2).sum()) for name, value in weights.items())
+    after = load_file(directory / "best.safetensors")
+    moved = sum(float(((after[name] - value) ** 2).sum()) for name, value in weights.items())
     total = sum(float((value**2).sum()) for value in weights.values())
     (update,) = record["updates"]
     np.testing.assert_allclose(update["ratio"], (moved / total) ** 0.5, rtol=1e-5)
     for name, value in weights.items():
         if value.any():
-            change = np.linalg.norm(after[name].numpy() - value) / np.linalg.norm(value)
+            change = np.linalg.norm(after[name] - value) / np.linalg.norm(value)
             np.testing.assert_allclose(record["parameters"][name]["change"], change, rtol=1e-4)
         assert record["parameters"][name]["grad"] > 0
 

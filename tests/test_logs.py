@@ -125,7 +125,7 @@ def test_a_runs_records(tiny_run):
     assert "weights/head.weight" in tags["histogram"]
     assert tags["hyper_parameters"]
     names = {path.name for path in tiny_run.iterdir()}
-    expected = "config.yaml data.json metrics.jsonl best.pdparams last.safetensors summary.json vdlrecords.log"
+    expected = "config.yaml data.json metrics.jsonl best.safetensors last.safetensors summary.json vdlrecords.log"
     assert {*expected.split(), "confusion_test.png", "mistakes_test.png"} <= names
     (shown,) = (item for item in reader.get_data("image", "test/confusion"))
     shown = np.asarray(Image.open(io.BytesIO(shown.image.encoded_image_string)))

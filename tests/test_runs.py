@@ -6,12 +6,14 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import TINY
+from conftest import TINY, run_script
 from test_resume import assert_same_end
+from test_scripts import assert_one_chinese_line
 
 from paddle_vit import UserError
+from paddle_vit.checkpoint import read_model, save_model
 from paddle_vit.predict import predict
-from paddle_vit.runs import load_run
+from paddle_vit.runs import load_model, load_run
 
 # 像在笔记本里那样训练:没有脚本,一次调用
 PROGRAM = """
@@ -47,7 +49,7 @@ def test_one_call_trains_the_same_model_as_the_script(tiny_run, tmp_path, pictur
     done = train_in_one_call(*TINY, "--output", run, picture)
     assert done.returncode == 0, done.stderr
     assert_same_end(run, tiny_run)
-    assert (run / "best.pdparams").read_bytes() == (tiny_run / "best.pdparams").read_bytes()
+    assert (run / "best.safetensors").read_bytes() == (tiny_run / "best.safetensors").read_bytes()
     training, summary, ranking = json.loads(done.stdout.splitlines()[-1])
     assert not training and summary == json.loads((run / "summary.json").read_text(encoding="utf-8"))
     [(_, expected)] = predict(load_run(tiny_run), [picture], top=2)  # 返回的模型就是以后读回的模型
@@ -71,3 +73,31 @@ def test_summary_of_a_loaded_run(tiny_run, tmp_path):
         loaded.summary  # noqa: B018
     (run / "summary.json").unlink()
     assert loaded.summary is None  # 还没训练完
+
+
+def test_a_weight_file_alone_predicts_like_its_run(tiny_run, tmp_path, picture_folder):
+    shutil.copy(tiny_run / "best.safetensors", tmp_path / "alone.safetensors")
+    alone, run = load_model(tmp_path / "alone.safetensors"), load_model(tiny_run)
+    assert alone.info == run.info and not alone.model.training
+    pictures = sorted((picture_folder / "train" / "猫").iterdir())
+    assert list(predict(alone, pictures)) == list(predict(run, pictures))
+    done = run_script("predict", tmp_path / "alone.safetensors", *pictures, check=0)
+    assert done.stdout == run_script("predict", tiny_run, *pictures, check=0).stdout
+
+
+def test_weight_files_that_cannot_predict(tiny_run, tmp_path):
+    path = tmp_path / "model.safetensors"
+    tensors, model, info = read_model(tiny_run / "best.safetensors")
+    for description, words in (
+        ((model, None), "类别名"),
+        (({**model, "embed_dim": 16}, info), "说明不符"),
+        (({**model, "colour": 1}, info), "colour"),
+        (({**model, "name": "resnet"}, info), "resnet"),
+        ((model, {**info, "std": [0.0]}), "损坏"),
+        ((model, {**info, "classes": []}), "损坏"),
+    ):
+        save_model(path, tensors, *description)
+        assert_one_chinese_line(run_script("predict", path, "a.png"), words)
+    path.write_bytes(b"text")
+    assert_one_chinese_line(run_script("predict", path, "a.png"), "损坏")
+    assert_one_chinese_line(run_script("predict", tmp_path / "none", "a.png"), "没有")

@@ -51,6 +51,11 @@ VARIANTS = [
     dict(pool="cls", position_embedding="learnable", qkv_bias=True, head="mlp"),
     dict(pool="cls", position_embedding="sincos", drop_path=0.2, dropout=0.1, attention_dropout=0.1),
     dict(image_size=(8, 12), patch_size=(4, 3), qk_scale=0.3, mlp_ratio=2.0),
+    dict(class_token=True, position_embedding="learnable"),
+    dict(pool="cls", distillation=True, position_embedding="learnable"),
+    dict(pool="cls", distillation=True, register_tokens=3, norm_after_pool=True, head="mlp"),
+    dict(register_tokens=2, norm_after_pool=True, position_embedding="sincos"),
+    dict(layer_scale=1e-4, qk_norm=True, qkv_bias=True, epsilon=1e-3),
 ]
 
 
@@ -62,10 +67,167 @@ def test_every_parameter_receives_a_gradient(options):
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         gradient = parameter.grad.numpy()
-        if "qkv.bias" in name:  # 键的偏置对 softmax 只是加一个常数,梯度恒为零
+        if "qkv.bias" in name and not options.get("qk_norm"):  # 键的偏置对 softmax 只是加一个常数,梯度恒为零
             D = len(gradient) // 3
             gradient = np.concatenate([gradient[:D], gradient[2 * D :]])
         assert np.abs(gradient).max() > 0, name
+
+
+ALL_TOKENS = dict(pool="cls", distillation=True, register_tokens=3)
+
+
+def test_default_parameters_keep_their_names_and_shapes():
+    names = {
+        name: list(p.shape) for name, p in ViT(**SMALL, pool="cls", position_embedding="learnable").state_dict().items()
+    }
+    layer = {
+        "attn_norm.weight": [8],
+        "attn_norm.bias": [8],
+        "attn.qkv.weight": [8, 24],
+        "attn.proj.weight": [8, 8],
+        "attn.proj.bias": [8],
+        "mlp_norm.weight": [8],
+        "mlp_norm.bias": [8],
+        "mlp.fc1.weight": [8, 32],
+        "mlp.fc1.bias": [32],
+        "mlp.fc2.weight": [32, 8],
+        "mlp.fc2.bias": [8],
+    }
+    expected = {
+        "class_token": [1, 1, 8],
+        "position_embedding": [1, 5, 8],
+        "patch_embed.patch_embedding.weight": [8, 1, 4, 4],
+        "patch_embed.patch_embedding.bias": [8],
+        **{f"encoders.{i}.{name}": shape for i in range(2) for name, shape in layer.items()},
+        "norm.weight": [8],
+        "norm.bias": [8],
+        "head.weight": [8, 3],
+        "head.bias": [3],
+    }
+    assert names == expected
+
+
+def test_options_add_these_parameters():
+    plain = set(ViT(**SMALL, pool="cls").state_dict())
+    options = dict(distillation=True, register_tokens=3, norm_after_pool=True, layer_scale=0.1, qk_norm=True)
+    model = ViT(**SMALL, pool="cls", **options)
+    state = {name: list(value.shape) for name, value in model.state_dict().items()}
+    blocks = ["attn.q_norm.weight", "attn.q_norm.bias", "attn.k_norm.weight", "attn.k_norm.bias"]
+    added = {f"encoders.{i}.{name}": [4] for i in range(2) for name in blocks}
+    added.update({f"encoders.{i}.{name}.gamma": [8] for i in range(2) for name in ("attn_scale", "mlp_scale")})
+    added.update({"distillation_token": [1, 1, 8], "register_tokens": [1, 3, 8]})
+    added.update({"distillation_head.weight": [8, 3], "distillation_head.bias": [3]})
+    added.update({"pool_norm.weight": [8], "pool_norm.bias": [8]})
+    assert set(state) - plain == set(added) and plain - set(state) == {"norm.weight", "norm.bias"}
+    assert {name: state[name] for name in added} == added
+    np.testing.assert_array_equal(model.encoders[1].mlp_scale.gamma.numpy(), np.full(8, 0.1, "float32"))
+
+
+def embedded(model, x):
+    """进入第一层的 token。"""
+    seen = []
+    hook = model.encoders[0].register_forward_pre_hook(lambda _, args: seen.append(args[0].numpy()))
+    model(x)
+    hook.remove()
+    return seen[0]
+
+
+@pytest.mark.parametrize("position_embedding", ["none", "learnable", "sincos"])
+@pytest.mark.parametrize(
+    "options",
+    [ALL_TOKENS, dict(pool="cls"), dict(class_token=True, register_tokens=1), dict(register_tokens=2), dict()],
+)
+def test_order_of_the_tokens_and_their_positions(options, position_embedding):
+    model = ViT(**SMALL, **options, position_embedding=position_embedding)
+    x = paddle.randn([2, 1, 8, 8])
+    special = [token.numpy()[0] for token in (model.class_token, model.distillation_token) if token is not None]
+    expected = np.concatenate([*(np.stack([token] * 2) for token in special), model.patch_embed(x).numpy()], axis=1)
+    assert len(special) == (options.get("pool") == "cls" or options.get("class_token", 0)) + ("distillation" in options)
+    if position_embedding != "none":
+        table = model.position_embedding.numpy()
+        assert table.shape == (1, len(special) + 4, 8)
+        expected = expected + table
+    if "register_tokens" in options:  # 没有位置编码,排在图块之前
+        registers = np.repeat(model.register_tokens.numpy(), 2, axis=0)
+        expected = np.insert(expected, [len(special)] * registers.shape[1], registers, axis=1)
+    np.testing.assert_allclose(embedded(model, x), expected, atol=1e-6)
+    assert model.num_prefix_tokens == expected.shape[1] - 4 and model.forward_features(x).shape == expected.shape
+
+
+def test_registers_have_no_order():
+    model = ViT(**SMALL, **ALL_TOKENS, position_embedding="learnable")
+    x = paddle.randn([2, 1, 8, 8])
+    before = model(x).numpy()
+    model.register_tokens.set_value(model.register_tokens[:, [2, 0, 1]])
+    np.testing.assert_allclose(model(x).numpy(), before, atol=1e-6)
+    model.register_tokens.set_value(model.register_tokens + paddle.randn([1, 3, 8]))
+    assert np.abs(model(x).numpy() - before).max() > 1e-3  # 图块看得见它们
+
+
+def layer_norm(x, layer):
+    x = x.astype("float64")
+    x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + layer._epsilon)
+    return x * layer.weight.numpy() + layer.bias.numpy()
+
+
+@pytest.mark.parametrize("norm_after_pool", [False, True])
+def test_two_heads_and_their_average(norm_after_pool):
+    model = ViT(**SMALL, **ALL_TOKENS, norm_after_pool=norm_after_pool)
+    for layer in (model.pool_norm, model.head, model.distillation_head):
+        for parameter in layer.parameters():
+            parameter.set_value(parameter + paddle.randn(parameter.shape))
+    x = paddle.randn([2, 1, 8, 8])
+    tokens = model.forward_features(x).numpy()
+    if norm_after_pool:
+        tokens = layer_norm(tokens, model.pool_norm)
+    heads = (tokens[:, 0], model.head), (tokens[:, 1], model.distillation_head)
+    expected = [token @ head.weight.numpy() + head.bias.numpy() for token, head in heads]
+    for logits, right in zip(model.forward_heads(x), expected):
+        np.testing.assert_allclose(logits.numpy(), right, rtol=1e-4, atol=1e-5)
+    for mode in (model.train, model.eval):
+        mode()
+        np.testing.assert_allclose(model(x).numpy(), np.mean(expected, axis=0), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [dict(), dict(class_token=True, register_tokens=3), dict(pool="cls")])
+def test_norm_after_pool(options):
+    model = ViT(**SMALL, **options, norm_after_pool=True, epsilon=1e-3)
+    for parameter in model.pool_norm.parameters():
+        parameter.set_value(parameter + paddle.randn(parameter.shape))
+    x = paddle.randn([2, 1, 8, 8])
+    tokens = model.forward_features(x)
+    np.testing.assert_array_equal(
+        tokens.numpy(), model.encoders[1](model.encoders[0](paddle.to_tensor(embedded(model, x))))
+    )
+    tokens = tokens.numpy()
+    pooled = tokens[:, 0] if "pool" in options else tokens[:, -4:].mean(axis=1)  # 平均只算图块
+    expected = layer_norm(pooled, model.pool_norm) @ model.head.weight.numpy() + model.head.bias.numpy()
+    np.testing.assert_allclose(model(x).numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_class_token_does_not_enter_the_average():
+    model = ViT(**SMALL, class_token=True, register_tokens=2)
+    x = paddle.randn([2, 1, 8, 8])
+    tokens = model.forward_features(x).numpy()
+    assert tokens.shape == (2, 3 + 4, 8)
+    expected = tokens[:, 3:].mean(axis=1) @ model.head.weight.numpy() + model.head.bias.numpy()
+    np.testing.assert_allclose(model(x).numpy(), expected, atol=1e-5)
+
+
+def test_layer_scale_of_zero_turns_every_block_off():
+    model = ViT(**SMALL, **ALL_TOKENS, layer_scale=0.0)
+    x = paddle.randn([2, 1, 8, 8])
+    np.testing.assert_allclose(model.forward_features(x).numpy(), layer_norm(embedded(model, x), model.norm), atol=1e-5)
+
+
+def test_epsilon_and_qk_norm_reach_every_layer():
+    model = ViT(**SMALL, head="mlp", norm_after_pool=True, qk_norm=True, epsilon=1e-3)
+    norms = {name: layer._epsilon for name, layer in model.named_sublayers() if isinstance(layer, paddle.nn.LayerNorm)}
+    blocks = [
+        f"encoders.{i}.{name}" for i in range(2) for name in ("attn_norm", "attn.q_norm", "attn.k_norm", "mlp_norm")
+    ]
+    assert norms == dict.fromkeys([*blocks, "pool_norm", "head.0"], 1e-3)
+    assert ViT(**SMALL).norm._epsilon == 1e-5
 
 
 def permute_patches(x, order):
@@ -107,11 +269,13 @@ def test_class_token_pool_reads_the_first_token():
 
 
 @pytest.mark.parametrize("position_embedding", ["sincos", "sincos1d"])
-def test_sincos_is_fixed_and_not_saved(position_embedding):
-    model = ViT(**SMALL, pool="cls", position_embedding=position_embedding)
+@pytest.mark.parametrize("distillation", [False, True])
+def test_sincos_is_fixed_and_not_saved(position_embedding, distillation):
+    model = ViT(**SMALL, pool="cls", distillation=distillation, position_embedding=position_embedding)
     assert "position_embedding" not in model.state_dict()
     assert "position_embedding" not in dict(model.named_parameters())
-    np.testing.assert_array_equal(model.position_embedding.numpy()[0, 0], 0)
+    zero = np.abs(model.position_embedding.numpy()[0]).sum(axis=1) == 0
+    np.testing.assert_array_equal(zero, np.arange(1 + distillation + 4) <= distillation)
 
 
 @pytest.mark.parametrize("pool", ["avg", "cls"])
@@ -131,6 +295,11 @@ def test_heads():
     assert [type(layer).__name__ for layer in mlp] == ["LayerNorm", "Linear", "GELU", "Linear"]
     assert [mlp[1].weight.shape, mlp[3].weight.shape] == [[8, 32], [32, 3]]
     assert ViT(**{**SMALL, "num_classes": 0})(paddle.zeros([2, 1, 8, 8])).shape == [2, 8]
+    assert ViT(**{**SMALL, "num_classes": 0}, **ALL_TOKENS)(paddle.zeros([2, 1, 8, 8])).shape == [2, 8]
+    two = ViT(**SMALL, **ALL_TOKENS, head="mlp")
+    assert two.head[3].weight.shape == two.distillation_head[3].weight.shape == [32, 3]
+    with pytest.raises(UserError, match="distillation=True"):
+        ViT(**SMALL, pool="cls").forward_heads(paddle.zeros([2, 1, 8, 8]))
 
 
 @pytest.mark.parametrize(
@@ -144,6 +313,11 @@ def test_heads():
         (dict(num_classes=-1), ("-1",)),
         (dict(num_heads=3), ("8", "3")),
         (dict(patch_size=3), ("3", "8")),
+        (dict(pool="cls", class_token=False), ("pool='cls'", "class_token=False")),
+        (dict(distillation=True), ("distillation=True", "pool='avg'", "pool='cls'")),
+        (dict(distillation=True, class_token=True), ("distillation=True", "pool='avg'", "pool='cls'")),
+        (dict(register_tokens=-1), ("register_tokens", "-1")),
+        (dict(register_tokens=1.5), ("register_tokens", "1.5")),
     ],
 )
 def test_errors(options, words):

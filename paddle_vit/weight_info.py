@@ -1,0 +1,307 @@
+"""权重文件的说明:格式、像素归一化、层归一化的 epsilon、头数、类别名等,名字和形状以外的事实都在这里查。
+
+来自文件自己(本项目的)、旁边的 config.json 和 preprocessor_config.json(Hugging Face、timm),其余由换名表给出。
+"""
+
+import contextlib
+import dataclasses
+import json
+from pathlib import Path
+
+from .checkpoint import matches, read_json, weights_path
+from .errors import UserError
+from .tensor_files import open_tensors
+from .weight_tables import FACTS, UNKNOWN, read_table, recognise
+
+__all__ = ["WeightsInfo", "describe_file", "describe_weights", "find_weights"]
+
+_NORMALIZATION = {  # (均值, 标准差),像素值在 0–1
+    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+# 目录里先找哪个文件
+_FILES = ("model.safetensors", "pytorch_model.bin", "model.pdparams", "weights.npz")
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightsInfo:
+    """权重的说明;不知道的是 ``None``。
+
+    Attributes:
+        path (Path): 文件。
+        format (str): 格式,即换名表的 name。
+        mean, std (tuple[float] | None): 训练时像素(0–1)怎样归一化。
+        epsilon (float | None): 层归一化里加在方差上的小数。
+        num_heads (int | tuple[int] | None): 头数;Swin 是每级一个。
+        classes (tuple[str] | None): 类别名。
+        model (dict | None): 本项目的文件:``create_model`` 的全部参数。
+        image_size ((int, int) | None): 训练时图像的 (高, 宽),像素。
+        num_classes (int | None): 分类头的类别数。
+        norm_first, activation, scale, pool: 见 ``weight_tables``。
+        position_embedding (str | None): 本项目的文件:位置编码的种类。
+        qkv_bias (bool | None): q、k、v 有没有偏置。
+        notes (tuple[str]): 其他要知道的事。
+    """
+
+    path: Path
+    format: str
+    mean: object = None
+    std: object = None
+    epsilon: object = None
+    num_heads: object = None
+    classes: object = None
+    model: object = None
+    image_size: object = None
+    num_classes: object = None
+    norm_first: object = None
+    activation: object = None
+    scale: object = None
+    pool: object = None
+    position_embedding: object = None
+    qkv_bias: object = None
+    notes: tuple = ()
+
+
+def find_weights(path):
+    """权重文件的路径;给的是目录时,是其中的权重。
+
+    Args:
+        path (str | Path): 权重文件,运行目录,或从 Hugging Face 下载的目录。
+
+    Raises:
+        UserError: 路径不存在,或目录里没有权重。
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    if (path / "config.yaml").exists():
+        best = weights_path(path)
+        if not best.exists():
+            raise UserError(f"没有 {best}:这个运行还没有存过权重,请先训练至少一轮。")
+        return best
+    found = [path / name for name in _FILES if (path / name).exists()]
+    if not found:
+        raise UserError(f"{path} 不是运行目录,里面也没有 {'、'.join(_FILES)}:请给出权重文件本身。")
+    return found[0]
+
+
+def describe_weights(path, table=None):
+    """读出权重文件的说明,不读张量的内容。
+
+    Args:
+        path (str | Path): 权重文件,运行目录,或从 Hugging Face 下载的目录。
+        table (str | Path | None): 使用者的换名表;``None`` 表示由名字认出格式。
+
+    Returns:
+        WeightsInfo
+
+    Raises:
+        UserError: 文件有误、认不出格式,或旁边的 config.json 与它不符。
+    """
+    with open_tensors(find_weights(path)) as tensors:
+        if table is None:
+            return describe_file(tensors, recognise(tensors))
+        return describe_file(tensors, read_table(table), given=True)
+
+
+def describe_file(tensors, table, given=False):
+    """打开的权重文件的说明,参数和返回值见 ``describe_weights``;given 表示换名表是使用者给的。"""
+    plain = table.plain_names(tensors)
+    shapes = {name: tuple(tensors[file_name].shape) for name, file_name in plain.items()}
+    info = WeightsInfo(
+        path=tensors.path,
+        format=table.name,
+        epsilon=table.epsilon,
+        num_heads=_as_tuple(table.num_heads) or _heads_of_flax(table, shapes),
+        norm_first=table.norm_first,
+        activation=table.activation,
+        scale=table.scale,
+        pool=table.pool,
+        num_classes=_num_classes(table, shapes),
+    )
+    mean, std = _NORMALIZATION.get(_normalization(tensors.path, table, shapes), (None, None))
+    info = dataclasses.replace(info, mean=mean, std=std, image_size=_image_size(table, shapes))
+    if table.name == "paddle_vit":
+        return dataclasses.replace(info, **_own_facts(tensors))
+    facts = _neighbours(tensors.path, table, info)
+    for name in FACTS:
+        stated = getattr(info, name)
+        if given and stated not in (None, UNKNOWN) and facts.get(name, stated) != stated:
+            path = tensors.path.with_name("config.json")
+            raise UserError(f"换名表里 {name} 是 {stated},{path} 里是 {facts[name]}:请改正其中一个。")
+    return dataclasses.replace(info, **facts)
+
+
+def _as_tuple(value):
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _find(table, shapes, ours):
+    """我们的一个张量在文件里的形状;没有时是 ``None``。"""
+    for option in table.sources(ours):
+        if option[0] in shapes:
+            return shapes[option[0]]
+    return None
+
+
+def _heads_of_flax(table, shapes):
+    """Flax 的 query/kernel 是 [D, h, d],看得出头数。"""
+    shape = _find(table, shapes, "encoders.0.attn.qkv.weight")
+    return shape[1] if table.layout == "flax" and shape is not None and len(shape) == 3 else None
+
+
+def _num_classes(table, shapes):
+    shape = _find(table, shapes, "head.bias")
+    return None if shape is None or len(shape) != 1 else shape[0]
+
+
+def _normalization(path, table, shapes):
+    """DeiT 与 ViT 的名字相同:有蒸馏 token,或文件名、目录名里写着 deit 的是 DeiT。"""
+    named_deit = any("deit" in part.lower() for part in path.absolute().parts[-2:])
+    if table.deit_normalization and (named_deit or _find(table, shapes, "distillation_token") is not None):
+        return table.deit_normalization
+    return table.normalization
+
+
+def _image_size(table, shapes):
+    """由位置编码的行数和图块边长推出正方形图像的边长。"""
+    kernel = _find(table, shapes, "patch_embed.patch_embedding.weight")
+    positions = _find(table, shapes, "position_embedding")
+    if positions is None or kernel is None or len(kernel) != 4 or len(positions) < 2:
+        return None
+    patch = kernel[:2] if table.layout == "flax" else kernel[2:]
+    prefix = sum(_find(table, shapes, name) is not None for name in ("class_token", "distillation_token"))
+    for count in (prefix, 0):
+        side = int(max(positions[-2] - count, 0) ** 0.5 + 0.5)
+        if side and side * side == positions[-2] - count:
+            return side * patch[0], side * patch[1]
+    return None
+
+
+# ---- 本项目的文件 ----
+
+
+def _own_facts(tensors):
+    """文件头里的说明;旧版的 best.pdparams 没有,看同一目录的 config.yaml 和 data.json。"""
+    from .config import load_config
+    from .data import load_info
+
+    directory, facts = tensors.path.parent, {}
+    model = info = None
+    with contextlib.suppress(ValueError):
+        state = json.loads(tensors.metadata.get("state", "null"))
+        if matches(state, {"model": {"name": str}, "info": (dict, type(None))}):
+            model, info = state["model"], state["info"]
+    if model is None and (directory / "config.yaml").exists() and (directory / "data.json").exists():
+        data = load_info(directory / "data.json")
+        info = dataclasses.asdict(data)
+        model = {**load_config(directory).model_arguments(data), "epsilon": 1e-5}  # 那时全都是 1e-5
+    info = json.loads(json.dumps(info))  # 元组成为列表
+    if matches(info, {"classes": [str], "mean": [float], "std": [float]}):
+        facts = {name: tuple(info[name]) for name in ("classes", "mean", "std")}
+    return facts if model is None else {**facts, **_facts_of_model(model, tensors.path)}
+
+
+def _facts_of_model(model, path):
+    """``create_model`` 的参数里,张量的名字和形状看不出来的那些。"""
+    import inspect
+
+    from .layers import as_pair
+    from .models import model_class, model_settings
+
+    settings = {name: value.default for name, value in inspect.signature(model_class(model["name"])).parameters.items()}
+    settings.update(model_settings(model["name"]))
+    settings.update({name: value for name, value in model.items() if name != "name"})
+    heads = settings["num_heads"]
+    known = {"epsilon": float, "num_heads": (int, list, tuple), "qkv_bias": bool, "num_classes": int}
+    if not matches(settings, known):
+        raise UserError(f"{path} 里关于模型的说明已损坏:请换一个备份,或重新转换。")
+    return {
+        "model": model,
+        "image_size": as_pair(settings["image_size"], "image_size"),
+        "epsilon": settings["epsilon"],
+        "num_heads": tuple(heads) if isinstance(heads, (list, tuple)) else heads,
+        "scale": settings["qk_scale"],
+        "pool": settings.get("pool"),
+        "position_embedding": settings.get("position_embedding"),
+        "num_classes": settings["num_classes"],
+    }
+
+
+# ---- 旁边的 config.json 和 preprocessor_config.json ----
+
+
+def _neighbours(path, table, info):
+    """config.json 和 preprocessor_config.json 里的事实(字典),写了的才有。"""
+    advice = "请重新下载,或把它移走"
+    config = read_json(path.parent / "config.json", advice=advice) or {}
+    facts = {}
+    if "model_type" in config:
+        facts = _huggingface_facts(config, path, table)
+    elif "architecture" in config:
+        facts = _timm_facts(config, path, table)
+    elif table.name.startswith("huggingface"):
+        facts["notes"] = (f"旁边没有 config.json:epsilon 按 {info.epsilon:g},激活按 {info.activation}",)
+    images = read_json(path.parent / "preprocessor_config.json", advice=advice) or {}
+    if matches(images, {"image_mean": [float], "image_std": [float]}):
+        facts.update(mean=tuple(images["image_mean"]), std=tuple(images["image_std"]))
+    return facts
+
+
+def _checked(config, pattern, path):
+    """config 里 pattern 说到的各项,类型不对时抛出 ``UserError``。"""
+    present = {name: config[name] for name in pattern if config.get(name) is not None}
+    for name, value in present.items():
+        if not matches(value, pattern[name]):
+            raise UserError(f"{path} 里的 {name} 不合法:{value!r}。请重新下载。")
+    return present
+
+
+def _refuse_family(path, kind, table):
+    raise UserError(f"{path} 说这是 {kind},而张量的名字像 {table.name}:请换成与权重配套的 config.json。")
+
+
+def _huggingface_facts(config, path, table):
+    path = path.with_name("config.json")
+    kind = config["model_type"]
+    if table.family is not None and kind not in {"vit": ("vit", "deit"), "swin": ("swin",)}.get(table.family, (kind,)):
+        _refuse_family(path, kind, table)
+    pattern = {"layer_norm_eps": float, "num_attention_heads": int, "num_heads": [int], "hidden_act": str}
+    pattern.update(qkv_bias=bool, image_size=(int, list), id2label={None: str})
+    values = _checked(config, pattern, path)
+    names = {"layer_norm_eps": "epsilon", "num_attention_heads": "num_heads", "hidden_act": "activation"}
+    facts = {names.get(name, name): value for name, value in values.items() if name not in ("image_size", "id2label")}
+    if isinstance(facts.get("num_heads"), list):
+        facts["num_heads"] = tuple(facts["num_heads"])
+    facts.update(_image_side(values.get("image_size"), path))
+    labels = values.get("id2label", {})
+    names = tuple(labels.get(str(index)) for index in range(len(labels)))
+    if names and None not in names and not all(name == f"LABEL_{index}" for index, name in enumerate(names)):
+        facts["classes"] = names
+    return facts
+
+
+def _image_side(size, path):
+    """config.json 里的 image_size:整数或 [高, 宽] -> {"image_size": (高, 宽)}。"""
+    from .layers import as_pair
+
+    if size is None:
+        return {}
+    return {"image_size": tuple(as_pair(tuple(size) if isinstance(size, list) else size, f"{path} 里的 image_size"))}
+
+
+def _timm_facts(config, path, table):
+    path = path.with_name("config.json")
+    kind = config["architecture"]
+    starts = {"vit": ("vit_", "deit_", "deit3_"), "swin": ("swin_",)}.get(table.family, ("",))
+    if not isinstance(kind, str) or not kind.startswith(starts) or "rope" in kind or "quickgelu" in kind:
+        _refuse_family(path, kind, table)
+    values = _checked(config, {"global_pool": str, "label_names": [str], "pretrained_cfg": dict}, path)
+    pixels = _checked(values.get("pretrained_cfg", {}), {"mean": [float], "std": [float], "input_size": [int]}, path)
+    facts = {name: tuple(pixels[name]) for name in ("mean", "std") if name in pixels}
+    if "label_names" in values:
+        facts["classes"] = tuple(values["label_names"])
+    if table.family == "vit" and values.get("global_pool") in ("token", "avg"):
+        facts["pool"] = {"token": "cls", "avg": "avg"}[values["global_pool"]]
+    facts.update(_image_side(pixels.get("input_size", [None])[1:] or None, path))
+    return facts
