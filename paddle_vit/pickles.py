@@ -12,8 +12,8 @@ from .errors import UserError
 
 __all__ = ["Inert", "Malformed", "Name", "Payload", "read_pickle", "shown"]
 
-# 一个大模型连同优化器状态约 10 万步;再多的不是权重,而是想让读它的程序停不下来
-MAX_OPERATIONS = 300_000
+# 一个大模型连同优化器状态不到 10 万步;再多的不是权重,而是想让读它的程序停不下来
+MAX_OPERATIONS = 250_000
 MAX_TEXT = 1000  # 字节;更长的字符串和所有的字节串都留在文件里,只记位置
 
 
@@ -71,6 +71,8 @@ def read_pickle(file, start, end, call, persistent=None):
     for _ in range(MAX_OPERATIONS):
         name, argument = _next_operation(file, start, end)
         if name == "STOP":
+            if file.tell() > end:
+                raise Malformed("不完整")
             return machine.pop(), file.tell()
         start = None
         operation = getattr(machine, name, None)
@@ -99,8 +101,6 @@ def _next_operation(file, start, end):
             argument = _sized_argument(file, end, operation.name, kind)
     except (KeyError, ValueError, IndexError):
         raise Malformed("不认识的操作码或参数") from None
-    if file.tell() > end:
-        raise Malformed("不完整")
     return operation.name, argument
 
 
