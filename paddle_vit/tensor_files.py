@@ -23,8 +23,9 @@ from .stored_tensors import Region, StoredTensor, TensorFile, check_layout, elem
 
 __all__ = ["StoredTensor", "TensorFile", "open_tensors"]
 
-MAX_HEADER = 4 << 20  # 字节;safetensors 的文件头,zip 的目录
-MAX_ENTRIES = 10_000  # zip 里最多几个文件
+MAX_HEADER = 4 << 20  # 字节;safetensors 的文件头
+MAX_DIRECTORY = 1 << 20  # 字节;zip 的目录
+MAX_ENTRIES = 5000  # zip 里最多几个文件
 MAX_PICKLE = 64 << 20  # 字节;PyTorch 的 data.pkl,里面没有张量的内容
 
 
@@ -116,14 +117,14 @@ _BAD_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, Runti
 
 
 class _Cautious:
-    """``zipfile`` 用的文件:一次最多读 ``MAX_HEADER`` 字节,免得一个几 GB 的假目录被整个读进内存。"""
+    """``zipfile`` 用的文件:一次最多读 ``MAX_DIRECTORY`` 字节,免得一个几 GB 的假目录被整个读进内存。"""
 
     def __init__(self, file):
         self.seek, self.tell, self.name, self._file = file.seek, file.tell, file.name, file
 
     def read(self, size=-1):
-        data = self._file.read(min(size, MAX_HEADER + 1) if size >= 0 else MAX_HEADER + 1)
-        if len(data) > MAX_HEADER:
+        data = self._file.read(min(size, MAX_DIRECTORY + 1) if size >= 0 else MAX_DIRECTORY + 1)
+        if len(data) > MAX_DIRECTORY:
             raise Malformed("zip 的目录太大")
         return data
 

@@ -54,10 +54,10 @@ def check(path, expected):
 
 def refused(path, *words):
     """A UserError of one line that says these words, within a second."""
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(UserError) as error:
         read_all(path)
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
     message = str(error.value)
     assert "\n" not in message and all(word in message for word in words), message
 
@@ -158,7 +158,7 @@ def test_the_checksum_after_a_paddle_pickle(tmp_path):
     data = pickle.dumps(ARRAYS, protocol=4)
     path = write(tmp_path / "best.pdparams", data + struct.pack("<I", zlib.crc32(data)))
     check(path, ARRAYS)
-    refused(write(path, data + struct.pack("<I", zlib.crc32(data) ^ 1)), "4 字节")
+    refused(write(path, data + struct.pack("<I", zlib.crc32(data) ^ 1)), "校验和")
     refused(write(path, data + b"\0"), "1 字节")
 
 
@@ -575,6 +575,52 @@ def test_a_class_that_is_only_named_is_harmless(tmp_path):
     check(write(tmp_path / "a", pickle.dumps(state)), {"w": state["w"]})
 
 
+# Small files that would take for ever
+
+
+def repeated(prepare, step, times=60_000):
+    """A pickle that prepares a big object in memo 0 and then uses it again and again."""
+    return b"\x80\x04(" + b"N" * 60_000 + prepare + b"q\0" + b"0" + step * times + b"N."
+
+
+SLOW = {
+    "huge tuple as a storage": b"\x80\x04(" + text("storage") + b"ctorch\nFloatStorage\n" + text("0") + text("cpu")
+    + b"K\1" + b"N" * 60_000 + b"tq\0" + b"0" + b"h\0Q0" * 50_000 + b"N.",
+    "huge tuple of arguments": repeated(b"t", b"cnumpy\nndarray\n0ccollections\ndefaultdict\nh\0R0", 25_000),
+    "huge tuple as a state": repeated(b"t", b"cargparse\nNamespace\n)\x81h\0b0", 25_000),
+    "huge list in a dictionary": repeated(b"l", b"ccollections\nOrderedDict\nh\0\x85R0", 25_000),
+    "shared dictionaries": b"\x80\x04"
+    + b"".join(
+        b"}(" + b"".join(text(str(j)) + (b"h%c" % (i - 1) if i else b"N") for j in range(2000)) + b"uq%c" % i
+        for i in range(20)
+    )
+    + b".",
+    "deep arrays": b"\x80\x04N" + (b"cnumpy.core.numeric\n_frombuffer\nq\0" + b"0")
+    + b"".join(b"q\1" + b"0h\0(h\1NNNtR" for _ in range(25_000)) + b".",
+    "deep subclasses": b"\x80\x04" + b"ctorch._tensor\n_rebuild_from_type_v2\nq\0" + b"0)"
+    + b"q\1" + b"0(h\0Nh\1Nt" * 20_000 + b"q\1" + b"0h\0h\1R.",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SLOW)
+def test_small_pickles_that_would_take_for_ever(tmp_path, name):
+    refused(write(tmp_path / "a.pth", SLOW[name]), "a.pth")
+    refused(write(tmp_path / "a.pth", in_pytorch_zip(SLOW[name])), "a.pth")
+
+
+def test_archives_with_very_many_entries(tmp_path):
+    refused(write(tmp_path / "a.npz", zipped({f"{i}.npy": b"" for i in range(6000)})), "太多")
+    refused(write(tmp_path / "a.npz", zipped({f"{i:0200}.npy": b"" for i in range(6000)})), "太大")
+
+
+def test_a_safetensors_header_with_very_many_tensors(tmp_path):
+    header = {str(i): {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]} for i in range(60_000)}
+    start = time.process_time()
+    assert len(open_tensors(write(tmp_path / "a", safetensors_file(header)))) == 60_000
+    assert time.process_time() - start < 3
+    refused(write(tmp_path / "a", safetensors_file(b'{"a":"' + b"x" * (5 << 20) + b'"}')), "太长")
+
+
 # Random damage
 
 
@@ -619,7 +665,7 @@ def damaged(data, random):
 
 def reads_or_refuses(path):
     """Either arrays of the declared shapes, no larger than the file allows, or a UserError of one line; never slow."""
-    start, size = time.perf_counter(), path.stat().st_size
+    start, size = time.process_time(), path.stat().st_size
     try:
         with open_tensors(path) as file:
             for tensor in file.values():
@@ -630,7 +676,7 @@ def reads_or_refuses(path):
                     assert "\n" not in str(error)
     except UserError as error:
         assert "\n" not in str(error)
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 @pytest.mark.filterwarnings("error")
@@ -690,18 +736,18 @@ import resource, sys, time
 from paddle_vit.tensor_files import open_tensors
 import safetensors
 for path in sys.argv[1:]:
-    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     with open_tensors(path) as file:
         for tensor in file.values():
             tensor.read()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    print(peak // (1024 if sys.platform == "linux" else 1 << 20), time.perf_counter() - start)
+    print(peak // (1024 if sys.platform == "linux" else 1 << 20), time.process_time() - start)
 """
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows 没有 resource")
 def test_one_tensor_at_a_time_in_memory(tmp_path):
-    arrays = {f"blocks.{i}.weight": RANDOM.standard_normal(1 << 20, "float32") for i in range(16)}  # 16 x 4 MB
+    arrays = {f"blocks.{i}.weight": RANDOM.standard_normal(1 << 20, "float32") for i in range(8)}  # 8 x 4 MB
     paths = [tmp_path / name for name in ("a.npz", "a.safetensors", "2.pdparams", "4.pdparams", "a.pth")]
     np.savez(paths[0], **arrays)
     paths[1].write_bytes(to_safetensors(arrays))
