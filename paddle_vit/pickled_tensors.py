@@ -163,6 +163,8 @@ def read_inert(file, path, start, end, persistent=None):
         name = shown(refused)
     if name.startswith(("torch._utils._rebuild_", "torch.serialization._get_layout")):
         raise UserError(f"{path} 里有稀疏、float8 等特殊的张量({name}):不支持,请先转成普通的 float32 张量再存。")
+    if name == "torch.storage._load_from_bytes":
+        raise UserError(f"{path} 是用 pickle.dump 存的 PyTorch 张量,里面又是 pickle:请改用 torch.save 另存。")
     if name.startswith(("torch.nn.", "timm.", "transformers.", "torchvision.", "paddle.nn.")):
         raise UserError(
             f"{path} 里有 {name} 对象(多半存的是整个模型),读它要执行它的代码:请在原来的环境里改存 model.state_dict()。"

@@ -130,17 +130,16 @@ def check_layout(name, available, shape, strides=None, offset=0, fortran=False):
     Raises:
         Malformed: 不合法。
     """
-    name = shown(name)
     if not _are_sizes(shape):
-        raise Malformed(f"张量 {name} 的形状不合法")
+        raise Malformed(f"张量 {shown(name)} 的形状不合法")
     if strides is None:
         strides = row_major(shape[::-1])[::-1] if fortran else row_major(shape)
     elif not _are_sizes(strides) or not _are_sizes((offset,)) or len(strides) != len(shape):
-        raise Malformed(f"张量 {name} 的步长不合法")
+        raise Malformed(f"张量 {shown(name)} 的步长不合法")
     if math.prod(max(length, 1) for length in shape) > max(available, CHUNK):
-        raise Malformed(f"张量 {name} 的形状 {list(shape)} 与文件里的 {available} 个元素不符")
+        raise Malformed(f"张量 {shown(name)} 的形状 {list(shape)} 与文件里的 {available} 个元素不符")
     if math.prod(shape) > available or offset + _span(shape, strides) > available:
-        raise Malformed(f"张量 {name} 超出了文件里的 {available} 个元素")
+        raise Malformed(f"张量 {shown(name)} 超出了文件里的 {available} 个元素")
     return strides
 
 
@@ -167,13 +166,13 @@ class Region:
 
 
 class Checksum:
-    """文件里一段(可能由几个张量共用)的 CRC-32,只校验一次。"""
+    """文件里一段(可能由几个张量共用)的 CRC-32,只校验一次;0 是写的时候没有算(PyTorch 可以关掉它)。"""
 
     def __init__(self, file, start, length, crc):
         self.file, self.start, self.length, self.crc, self.verified = file, start, length, crc, False
 
     def verify(self):
-        if not self.verified and self._compute() != self.crc:
+        if self.crc and not self.verified and self._compute() != self.crc:
             raise UserError(f"{self.file.name} 已损坏(校验和不对):请重新下载,或换一个备份。")
         self.verified = True
 

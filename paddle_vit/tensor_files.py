@@ -23,7 +23,7 @@ from .stored_tensors import Region, StoredTensor, TensorFile, check_layout, elem
 
 __all__ = ["StoredTensor", "TensorFile", "open_tensors"]
 
-MAX_HEADER = 4 << 20  # 字节;safetensors 的文件头
+MAX_HEADER = 2 << 20  # 字节;safetensors 的文件头
 MAX_DIRECTORY = 1 << 20  # 字节;zip 的目录
 MAX_ENTRIES = 5000  # zip 里最多几个文件
 MAX_PICKLE = 64 << 20  # 字节;PyTorch 的 data.pkl,里面没有张量的内容

@@ -84,7 +84,7 @@ def zipped(members, compression=zipfile.ZIP_STORED):
 # Files of the real writers
 
 
-@pytest.mark.parametrize("name", ["torch_zip", "torch_legacy", "torch_zip_protocol4"])
+@pytest.mark.parametrize("name", ["torch_zip", "torch_legacy", "torch_zip_protocol4", "torch_zip_without_crc"])
 def test_pytorch_state_dict(name):
     with np.load(FILES / "torch_expected.npz") as expected:
         check(FILES / f"{name}.pth", dict(expected))
@@ -108,6 +108,7 @@ def test_pytorch_training_checkpoint(name):
         ("torch_module_zip.pth", "torch.nn.modules.container.Sequential"),
         ("torch_module_legacy.pth", "torch.nn.modules.container.Sequential"),
         ("torch_script.pt", "TorchScript"),
+        ("torch_pickle.pth", "torch.save"),
         ("torch_expanded.pth", "张量 x"),
         ("torch_float8.pth", "float8"),
         ("torch_sparse.pth", "稀疏"),
@@ -417,7 +418,7 @@ def test_a_sparse_file_of_100_gigabytes(tmp_path, head):
 @pytest.mark.parametrize("name", ["torch_zip.pth", "torch_checkpoint_zip.pth", "torch_legacy.pth"])
 def test_truncated_anywhere(tmp_path, name):
     data = (FILES / name).read_bytes()
-    for length in range(0, len(data), 41):
+    for length in range(0, len(data), 97):
         refused(write(tmp_path / "a.pth", data[:length]), "a.pth")
     for data in (pickle.dumps(ARRAYS), pickle.dumps(ARRAYS, 2), npz(**ARRAYS), to_safetensors(ARRAYS)):
         for length in range(0, len(data), 97):
@@ -614,10 +615,10 @@ def test_archives_with_very_many_entries(tmp_path):
 
 
 def test_a_safetensors_header_with_very_many_tensors(tmp_path):
-    header = {str(i): {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]} for i in range(60_000)}
+    header = {str(i): {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]} for i in range(20_000)}
     start = time.process_time()
-    assert len(open_tensors(write(tmp_path / "a", safetensors_file(header)))) == 60_000
-    assert time.process_time() - start < 3
+    assert len(open_tensors(write(tmp_path / "a", safetensors_file(header)))) == 20_000
+    assert time.process_time() - start < 1
     refused(write(tmp_path / "a", safetensors_file(b'{"a":"' + b"x" * (5 << 20) + b'"}')), "太长")
 
 
@@ -683,7 +684,7 @@ def reads_or_refuses(path):
 @pytest.mark.parametrize("kind", small_files())
 def test_random_damage(tmp_path, kind):
     random_places, data = random.Random(kind), small_files()[kind]
-    for _ in range(300):
+    for _ in range(200):
         reads_or_refuses(write(tmp_path / "a", damaged(data, random_places)))
 
 
