@@ -203,7 +203,7 @@ def _find_state(value, path):
     while isinstance(value, dict) and len(inside) < 4:
         found = [key for key in STATE_KEYS if _leads_to_tensors(value.get(key), set())]
         if not found and any(map(_is_tensor, value.values())):
-            return value, ".".join(inside), tuple(others)
+            return value, shown(".".join(inside)), tuple(others)
         if not found:
             seen = set()
             found = [key for key in value if not _NOT_STATE.search(key) and _leads_to_tensors(value[key], seen)]

@@ -72,13 +72,13 @@ def read_pickle(file, start, end, call, persistent=None):
         UserError: ``call`` 拒绝了它,或它长得不像权重。
     """
     machine = _Machine(call, persistent)
+    file.seek(start)
     for _ in range(MAX_OPERATIONS):
-        name, argument = _next_operation(file, start, end)
+        name, argument = _next_operation(file, end)
         if name == "STOP":
             if file.tell() > end:
                 raise Malformed("文件提前结束")
             return machine.pop(), file.tell()
-        start = None
         operation = getattr(machine, name, None)
         if operation is None:
             raise Malformed(f"不支持的操作 {name}")
@@ -86,10 +86,8 @@ def read_pickle(file, start, end, call, persistent=None):
     raise UserError(f"{shown(file.name)} 里的 pickle 超过 {MAX_OPERATIONS} 步:这不是单纯的权重,请换一个文件。")
 
 
-def _next_operation(file, start, end):
-    """读一个操作码和它的参数;start 不是 None 时先移到那里。"""
-    if start is not None:
-        file.seek(start)
+def _next_operation(file, end):
+    """读一个操作码和它的参数。"""
     try:
         operation = pickletools.code2op[file.read(1).decode("latin-1")]
         kind = operation.arg

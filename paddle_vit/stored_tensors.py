@@ -30,6 +30,9 @@ class TensorFile(Mapping):
     def __init__(self, file, path, kind, tensors, metadata=None, inside="", others=()):
         if not tensors:
             raise UserError(f"{path} 里没有张量:请换一个权重文件。")
+        for name in tensors:
+            if not name.isprintable() or not name or len(name) > 500:
+                raise UserError(f"{path} 里有名字不合法的张量({shown(name)}):这不是正常的权重文件,请换一个。")
         self._file, self._tensors = file, tensors
         self.path, self.kind, self.metadata, self.inside, self.others = path, kind, metadata or {}, inside, others
 

@@ -44,17 +44,16 @@ def open_tensors(path):
     path = Path(path)
     try:
         status = path.stat()
-        if stat.S_ISDIR(status.st_mode):
-            raise UserError(f"{path} 是目录,这里需要权重文件:请给出目录里的 .safetensors、.bin、.pdparams 等文件。")
-        if not stat.S_ISREG(status.st_mode):
-            raise UserError(f"{path} 不是普通文件(是管道或设备):请给出一个权重文件。")
-        if status.st_size == 0:
-            raise UserError(f"{path} 是空的:请重新下载。")
-        file = open(path, "rb")  # noqa: SIM115  由 TensorFile.close 关闭
+        # 打开一个管道会一直等下去,所以先看它是什么;文件由 TensorFile.close 关闭
+        file = open(path, "rb") if stat.S_ISREG(status.st_mode) else None  # noqa: SIM115
     except OSError as error:
         raise UserError(describe_os_error(error, path)) from None
-    except ValueError as error:
-        raise error if isinstance(error, UserError) else UserError("路径里有不合法的字符:请检查路径。") from None
+    except ValueError:
+        raise UserError(f"路径 {shown(path)} 里有不合法的字符:请检查路径。") from None
+    if stat.S_ISDIR(status.st_mode):
+        raise UserError(f"{path} 是目录,这里需要权重文件:请给出目录里的 .safetensors、.bin、.pdparams 等文件。")
+    if file is None:
+        raise UserError(f"{path} 不是普通文件(是管道或设备):请给出一个权重文件。")
     try:
         return _open(file, path, status.st_size)
     except Malformed as error:
@@ -67,6 +66,8 @@ def open_tensors(path):
 
 def _open(file, path, size):
     head = file.read(4096)
+    if not head:
+        raise UserError(f"{path} 是空的:请重新下载。")
     if (int.from_bytes(head[:8], "little") < 1 << 32 and head[8:9] == b"{") or head[8:10] == b'{"':
         return _open_safetensors(file, path, size)
     if head[:4] == b"PK\3\4":
