@@ -206,7 +206,7 @@ def _find_state(value, path):
             return value, shown(".".join(inside)), tuple(others)
         if not found:
             seen = set()
-            found = [key for key in value if not _NOT_STATE.search(key) and _leads_to_tensors(value[key], seen)]
+            found = [key for key in value if _leads_to_tensors(value[key], seen) and not _NOT_STATE.search(key)]
             if len(found) > 1:
                 names = "、".join(shown(name) for name in found[:5])
                 raise UserError(f"{path} 里有几组张量({names}),不知道哪一组是权重:请只把其中一组存成文件。")

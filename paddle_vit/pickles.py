@@ -14,7 +14,7 @@ __all__ = ["Inert", "Malformed", "Name", "Payload", "read_pickle", "shown"]
 
 # 一个大模型连同优化器状态不到 10 万步;再多的不是权重,而是想让读它的程序停不下来
 MAX_OPERATIONS = 250_000
-MAX_TEXT = 1000  # 字节;更长的字符串和所有的字节串都留在文件里,只记位置
+MAX_TEXT = 500  # 字节;更长的字符串和所有的字节串都留在文件里,只记位置
 
 
 class Malformed(Exception):
@@ -113,6 +113,8 @@ def _line_argument(file, name, kind):
         return [line[:-1].decode("utf-8") for line in lines]
     if name in ("STRING", "UNICODE", "PERSID"):
         return lines[0].strip(b"'\"\n").decode("latin-1")
+    if len(lines[0]) > 100:
+        raise Malformed("一个数有一百多位")
     return kind.reader(io.BytesIO(lines[0]))
 
 

@@ -59,6 +59,9 @@ def open_tensors(path):
     except Malformed as error:
         file.close()
         raise UserError(f"{path} 已损坏或不完整({error}):请重新下载,或换一个备份。") from None
+    except OSError as error:
+        file.close()
+        raise UserError(describe_os_error(error, path)) from None
     except BaseException:
         file.close()
         raise
