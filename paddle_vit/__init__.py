@@ -23,7 +23,8 @@ from .layers import (
     sincos_position_embedding,
     sincos_position_embedding_1d,
 )
-from .vit import ViT, count_parameters, create_model, list_models
+from .models import count_parameters, create_model, list_models
+from .vit import ViT
 
 __version__ = "0.1.0"
 

@@ -1,6 +1,7 @@
 """看见注意力:记录注意力权重,算 rollout、梯度加权和注意力距离,画成图。
 
-数组都是 NumPy float32。除了通用的字母,L 是层数;``pool='cls'`` 的模型里 N 含 class token(第 0 个)。
+数组都是 NumPy float32。除了通用的字母,L 是层数;权重的 N 是全部 token 数,图块排在最后,前面是
+class token、蒸馏 token 和寄存器 token(共 ``model.num_prefix_tokens`` 个,可以没有)。
 """
 
 import contextlib
@@ -11,6 +12,7 @@ import paddle
 from .errors import UserError
 from .layers import Attention
 from .pictures import figure_and_font, image_grid, text_style
+from .swin import WindowAttention
 
 __all__ = [
     "attention_distance",
@@ -18,6 +20,7 @@ __all__ = [
     "distance_figure",
     "filters_figure",
     "gradient_rollout",
+    "has_windows",
     "heads_figure",
     "maps_figure",
     "overlay",
@@ -31,6 +34,17 @@ __all__ = [
 ]
 
 # ---- 记录 ----
+
+
+def has_windows(model):
+    """模型的注意力是不是在小窗口里(Swin):那样就没有全部 token 之间的权重,也就没有注意力图。"""
+    return any(isinstance(layer, WindowAttention) for layer in model.sublayers(include_self=True))
+
+
+def check_no_windows(model):
+    """模型的注意力在窗口里时抛出 ``UserError``。"""
+    if has_windows(model):
+        raise UserError(f"{type(model).__name__} 的注意力在小窗口里,画不成整张图像的注意力图:请换成 ViT 或 DeiT。")
 
 
 @contextlib.contextmanager
@@ -48,8 +62,9 @@ def record_attention(model):
         list[Tensor]: 每次前向之后是 L 个 [B, h, N, N],从第一层到最后一层。
 
     Raises:
-        UserError: 模型里没有 ``Attention``。
+        UserError: 模型里没有 ``Attention``,或它是 Swin。
     """
+    check_no_windows(model)
     layers = [layer for layer in model.sublayers(include_self=True) if isinstance(layer, Attention)]
     if not layers:
         raise UserError(f"{type(model).__name__} 里没有 Attention 层:请给 ViT 或含有 Attention 的模型。")
@@ -188,14 +203,23 @@ def _patch_number(query, grid_size):
     return row * columns + column
 
 
+def _output_tokens(model):
+    """分类头用到的 token 的位置(切片)和名字:class token(和蒸馏 token),或者全部图块。"""
+    if model.pool == "avg":
+        return slice(model.num_prefix_tokens, None), "所有图块平均"
+    if model.distillation_token is None:
+        return slice(0, 1), "class token"
+    return slice(0, 2), "class token 和蒸馏 token 平均"
+
+
 def token_map(matrix, model, query=None):
     """从 token 对 token 的矩阵取出一张图块网格上的图。
 
     Args:
         matrix (ndarray): [B, N, N],如 ``rollout`` 的结果或某一层某一头的权重。
-        model (ViT): 用到汇聚方式和图块网格。
+        model (ViT): 用到汇聚方式、token 的次序和图块网格。
         query (int | (int, int) | None): 看哪个图块的那一行,给序号(按行优先)或 (行, 列);
-            ``None`` 看 class token 的那一行,没有 class token 时是所有图块的平均。
+            ``None`` 看分类头用到的 token 的平均:``pool='cls'`` 时是 class token(有蒸馏 token 时还有它),否则是所有图块。
 
     Returns:
         ndarray: [B, 行数, 列数]。
@@ -203,28 +227,28 @@ def token_map(matrix, model, query=None):
     Raises:
         UserError: 图块在网格之外。
     """
-    classes = int(model.pool == "cls")
+    prefix = model.num_prefix_tokens
     if query is not None:
-        row = matrix[:, classes + _patch_number(query, model.patch_embed.grid_size)]  # [B, N]
+        row = matrix[:, prefix + _patch_number(query, model.patch_embed.grid_size)]  # [B, N]
     else:
-        row = matrix[:, 0] if classes else matrix.mean(axis=1)  # [B, N]
-    return row[:, classes:].reshape(-1, *model.patch_embed.grid_size)  # [B, 行数, 列数]
+        row = matrix[:, _output_tokens(model)[0]].mean(axis=1)  # [B, N]
+    return row[:, prefix:].reshape(-1, *model.patch_embed.grid_size)  # [B, 行数, 列数]
 
 
 def attention_distance(weights, model):
     """平均注意力距离(mean attention distance):各头平均看多远,类似卷积的感受野。
 
-    图块中心之间的距离按注意力加权平均;不算 class token,其余的列重新归一化。来源:ViT 论文图 7(右)。
+    图块中心之间的距离按注意力加权平均;只算图块之间的注意力,每行重新归一化。来源:ViT 论文图 7(右)。
 
     Args:
         weights (ndarray): [L, B, h, N, N]。
-        model (ViT): 用到汇聚方式、图块网格和图块大小。
+        model (ViT): 用到 token 的次序、图块网格和图块大小。
 
     Returns:
         ndarray: [L, h],像素。
     """
-    classes = int(model.pool == "cls")
-    weights = weights[..., classes:, classes:]  # [L, B, h, N, N]
+    prefix = model.num_prefix_tokens
+    weights = weights[..., prefix:, prefix:]  # [L, B, h, N, N],N 从这里起是图块数
     centers = np.indices(model.patch_embed.grid_size).reshape(2, -1).T  # [N, 2],单位是图块
     centers = centers * np.array(model.patch_embed.patch_size)  # 像素
     distances = np.sqrt(((centers[:, None] - centers[None]) ** 2).sum(axis=-1))  # [N, N]
@@ -233,10 +257,10 @@ def attention_distance(weights, model):
 
 
 def position_table(model):
-    """图块的位置编码,ndarray [N, D](不含 class token 的);模型没有位置编码时是 ``None``。"""
+    """图块的位置编码,ndarray [N, D](不含 class token 和蒸馏 token 的);模型没有位置编码时是 ``None``。"""
     if model.position_embedding is None:
         return None
-    return model.position_embedding.numpy()[0, int(model.pool == "cls") :]  # [N, D]
+    return model.position_embedding.numpy()[0, -model.patch_embed.num_patches :]  # [N, D]
 
 
 def position_similarity(table):
@@ -341,7 +365,7 @@ def heads_figure(weights, model, image, query=None):
 
     Args:
         weights (ndarray): [L, h, N, N],``attention_weights`` 里一张图像的那一份。
-        model (ViT): 用到汇聚方式和图块网格。
+        model (ViT): 用到汇聚方式、token 的次序和图块网格。
         image (ndarray): uint8,[H, W, C]。
         query (int | (int, int) | None): 看哪个图块,见 ``token_map``。
 
@@ -354,7 +378,7 @@ def heads_figure(weights, model, image, query=None):
     columns = [f"头 {i + 1}" if font else f"head {i + 1}" for i in range(h)]
     cells = _head_overlays(weights, model, image, query)
     _mosaic(figure.subplots(), cells, h, rows, columns, text_style(font))
-    who = f"图块 {query}" if query is not None else "class token" if model.pool == "cls" else "所有图块平均"
+    who = f"图块 {query}" if query is not None else _output_tokens(model)[1]
     title = f"各层各头看哪里({who};亮处多,每格各自拉伸)"
     figure.suptitle(title if font else "attention of every head", fontsize=10, **text_style(font))
     return figure

@@ -12,6 +12,7 @@ from PIL import ImageOps
 from .attention_maps import (
     attention_distance,
     attention_weights,
+    check_no_windows,
     distance_figure,
     filters_figure,
     gradient_rollout,
@@ -128,9 +129,10 @@ def draw_attention(loaded, pictures, directory, query=None, layer=None):
         Path: 刚写好的文件。
 
     Raises:
-        UserError: 没有这一层,图块在网格之外,或写不进去。
+        UserError: 没有这一层,图块在网格之外,模型是 Swin,或写不进去。
     """
     model, info = loaded.model, loaded.info
+    check_no_windows(model)
     depth = len(model.encoders)
     layer = depth if layer is None else layer
     if not 1 <= layer <= depth:

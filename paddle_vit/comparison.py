@@ -16,9 +16,9 @@ from .checkpoint import atomic_write, read_json
 from .config import load_config, make_config, result_settings, save_config
 from .errors import UserError
 from .logs import load_metrics
+from .models import model_class, model_settings
 from .pictures import figure_and_font, text_style
 from .reports import markdown, terminal
-from .vit import ViT, model_settings
 
 __all__ = ["Variant", "compare", "comparison_figure", "comparison_table", "parse_seeds", "parse_vary", "variants"]
 
@@ -105,7 +105,8 @@ def _effective(config, name):
     """设置实际的值:没写明的由模型的名字决定。"""
     value = getattr(config, name)
     if value is None:
-        defaults = {key: parameter.default for key, parameter in inspect.signature(ViT).parameters.items()}
+        parameters = inspect.signature(model_class(config.model)).parameters
+        defaults = {key: parameter.default for key, parameter in parameters.items()}
         value = {**defaults, **model_settings(config.model)}.get(name)
     return value
 

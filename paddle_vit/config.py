@@ -16,7 +16,7 @@ from pydantic.dataclasses import dataclass
 
 from .cli import ArgumentParser, describe_os_error
 from .errors import UserError
-from .vit import full_name
+from .models import full_name
 
 __all__ = ["Config", "load_config", "make_config", "parse_config", "result_settings", "save_config"]
 

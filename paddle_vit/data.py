@@ -23,7 +23,7 @@ from PIL import Image, ImageCms, ImageOps
 from .augment import IMAGE_NUMBERS, NUMBERS, augment_batch, augment_image, mix_batch, normalize, resize_and_center_crop
 from .checkpoint import atomic_write, matches
 from .errors import UserError
-from .vit import model_settings
+from .models import model_settings
 
 __all__ = [
     "ArrayPart",

@@ -21,6 +21,7 @@ from .data import load_info, step_size
 from .errors import UserError
 from .health import load_health
 from .logs import load_metrics
+from .models import is_head
 from .runs import is_in_use, patches_per_image
 
 __all__ = ["Finding", "Run", "diagnose", "load_records", "report"]
@@ -258,7 +259,7 @@ def check_frozen(run):
     frozen = [
         name
         for name, entry in table.items()
-        if not entry["trainable"] and (run.config.train_only == "all" or name.startswith("head."))
+        if not entry["trainable"] and (run.config.train_only == "all" or is_head(name))
     ]
     # float32 大约 7 位有效数字:别的参数明显在变(万分之一以上),它一点没变,就不是舍入的缘故
     moving = max((entry["change"] for entry in table.values()), default=0) > 1e-4
@@ -306,7 +307,7 @@ def check_head(run):
         return None
     if info.classes != run.info.classes:
         return None
-    fresh = [name for name in run.init["fresh"] if name.startswith("head.")]
+    fresh = [name for name in run.init["fresh"] if is_head(name)]
     losses = run.health["first_steps"]
     # 用的是同样的图像,来源也学会了(训练损失在瞎猜的八成以下),装好之后第一步的损失就应当与它相近;
     # 离瞎猜更近就是没有装上。图像不同时,装上了的损失也可以很大,不能这样比。
@@ -632,7 +633,7 @@ CONSEQUENCES = {
     check_too_few_epochs: ("轮数", ("metrics",)),
 }
 OTHERS = {
-    check_data_wait: ("读数据的时间", ("metrics",)),
+    check_data_wait: ("读数据的时间", ("data_wait",)),
     check_unfinished: ("训练完成了没有", ()),
 }
 
@@ -647,6 +648,8 @@ def diagnose(run):
         tuple[list[Finding], list[str]]: 发现,病因在前;因为没有记录而跳过的检查的名字。
     """
     available = {*run.health, *(["metrics"] if run.metrics else [])}
+    if run.metrics and all("data_wait" in line for line in run.metrics):  # 旧版的记录里没有
+        available.add("data_wait")
     skipped = [
         name
         for name, needs in {**SETUP, **FAILURES, **CONSEQUENCES, **OTHERS}.values()

@@ -15,6 +15,8 @@ from paddle import nn
 
 from . import runtime
 from .errors import UserError
+from .layers import LayerScale, NormalizedAttention
+from .vit import ViT
 
 __all__ = ["FastModel", "add_engine_arguments", "prediction_model"]
 
@@ -68,8 +70,10 @@ class _Graph:
     def gelu(self, x):
         return self.op("gelu", {"X": x}, approximate=False)
 
-    def layer_norm(self, x, layer):
-        inputs = {"X": x, "Scale": self.constant(layer.weight), "Bias": self.constant(layer.bias)}
+    def layer_norm(self, x, layer, factor=1.0):
+        """层归一化;输出再乘以 factor。"""
+        weight, bias = layer.weight.numpy() * factor, layer.bias.numpy() * factor  # 这里 Tensor 不能直接运算
+        inputs = {"X": x, "Scale": self.constant(weight), "Bias": self.constant(bias)}
         settings = dict(epsilon=layer._epsilon, begin_norm_axis=len(x.shape) - 1)
         return self.op("layer_norm", inputs, output="Y", unused=("Mean", "Variance"), **settings)
 
@@ -80,48 +84,65 @@ class _Graph:
     def transpose(self, x, axes):
         return self.op("transpose2", {"X": x}, unused=("XShape",), axis=axes)
 
-    def pick(self, x, axis, index, keep_axis=False):
-        """沿 axis 取第 index 个。"""
-        settings = dict(axes=[axis], starts=[index], ends=[index + 1], infer_flags=[1])
-        return self.op("slice", {"Input": x}, decrease_axis=[] if keep_axis else [axis], **settings)
+    def slice(self, x, axis, start, end, drop_axis=False):
+        """沿 axis 取第 start 到 end - 1 个;drop_axis 时去掉这一轴(只取一个)。"""
+        settings = dict(axes=[axis], starts=[start], ends=[end], infer_flags=[1])
+        return self.op("slice", {"Input": x}, decrease_axis=[axis] if drop_axis else [], **settings)
+
+    def pick(self, x, axis, index):
+        """沿 axis 取第 index 个,去掉这一轴。"""
+        return self.slice(x, axis, index, index + 1, drop_axis=True)
+
+    def scale(self, x, factor):
+        return self.op("scale", {"X": x}, scale=factor, bias=0.0)
 
     def serialize(self, inputs, outputs):
         program = paddle.static.normalize_program(self.program, inputs, outputs)
         return program.desc.serialize_to_string()
 
 
-def _write_linear(graph, x, layer):
-    return graph.linear(x, layer.weight, layer.bias)
+def _write_linear(graph, x, layer, gamma=1.0):
+    """线性层;输出再乘以 gamma(数,或 [D])。"""
+    return graph.linear(x, layer.weight.numpy() * gamma, layer.bias.numpy() * gamma)
 
 
-def _write_encoder(graph, x, layer, first_token_only):
-    """一个 EncoderLayer,[B, N, D] -> [B, N, D];first_token_only 时只算第 0 个 token 的输出,[B, 1, D]。"""
+def _gamma(layer):
+    """``LayerScale`` 的 gamma;没有(``Identity``)时是 1。"""
+    return layer.gamma.numpy() if isinstance(layer, LayerScale) else 1.0
+
+
+def _write_encoder(graph, x, layer, outputs=None):
+    """一个 EncoderLayer,[B, N, D] -> [B, N, D];给了 outputs 就只算前这么多个 token 的输出,[B, outputs, D]。"""
     attention = layer.attn
     h, d, D = attention.num_heads, attention.attn_head_size, attention.all_head_size
     N = x.shape[1]
-    # 缩放系数并进 q 的权重,图里就少一个算子
-    scales = np.repeat([attention.scales, 1, 1], D).astype("float32")  # [3D]
+    # 缩放系数并进 q 的权重(QK norm 时是 q_norm 的),LayerScale 并进 proj 和 fc2 的,图里就少几个算子
+    normalized = isinstance(attention, NormalizedAttention)
+    scales = np.repeat([1 if normalized else attention.scales, 1, 1], D).astype("float32")  # [3D]
     weight = attention.qkv.weight.numpy() * scales  # [D, 3D]
     bias = None if attention.qkv.bias is None else attention.qkv.bias.numpy() * scales  # [3D]
 
     y = graph.layer_norm(x, layer.attn_norm)
-    if first_token_only:
-        x, first = (graph.pick(tokens, 1, 0, keep_axis=True) for tokens in (x, y))  # [B, 1, D]
+    if outputs is not None:
+        x, first = (graph.slice(tokens, 1, 0, outputs) for tokens in (x, y))  # [B, outputs, D]
         q = graph.linear(first, weight[:, :D], None if bias is None else bias[:D])
-        q = graph.transpose(graph.reshape(q, [0, 1, h, d]), [0, 2, 1, 3])  # [B, h, 1, d]
+        q = graph.transpose(graph.reshape(q, [0, outputs, h, d]), [0, 2, 1, 3])  # [B, h, outputs, d]
         kv = graph.linear(y, weight[:, D:], None if bias is None else bias[D:])  # [B, N, 2D]
         kv = graph.transpose(graph.reshape(kv, [0, N, 2, h, d]), [2, 0, 3, 1, 4])  # [2, B, h, N, d]
         k, v = (graph.pick(kv, 0, i) for i in range(2))
-        N = 1
+        N = outputs
     else:
         qkv = graph.linear(y, weight, bias)  # [B, N, 3D]
         qkv = graph.transpose(graph.reshape(qkv, [0, N, 3, h, d]), [2, 0, 3, 1, 4])  # [3, B, h, N, d]
         q, k, v = (graph.pick(qkv, 0, i) for i in range(3))
+    if normalized:
+        q, k = graph.layer_norm(q, attention.q_norm, attention.scales), graph.layer_norm(k, attention.k_norm)
     weights = graph.op("softmax", {"X": graph.matmul(q, graph.transpose(k, [0, 1, 3, 2]))}, axis=-1)
     z = graph.transpose(graph.matmul(weights, v), [0, 2, 1, 3])  # [B, N, h, d]
-    x = graph.add(x, _write_linear(graph, graph.reshape(z, [0, N, D]), attention.proj))
+    z = graph.reshape(z, [0, N, D])
+    x = graph.add(x, _write_linear(graph, z, attention.proj, _gamma(layer.attn_scale)))
     y = graph.gelu(_write_linear(graph, graph.layer_norm(x, layer.mlp_norm), layer.mlp.fc1))
-    return graph.add(x, _write_linear(graph, y, layer.mlp.fc2))
+    return graph.add(x, _write_linear(graph, y, layer.mlp.fc2, _gamma(layer.mlp_scale)))
 
 
 def _write_head(graph, x, head):
@@ -135,6 +156,19 @@ def _write_head(graph, x, head):
     return x
 
 
+def _prefix_and_positions(model):
+    """图块之前的 token(M + R 个 [D],位置编码已经加上),和图块的位置编码 [N, D](没有时是 ``None``)。"""
+    tokens = [token.numpy()[0, 0] for token in (model.class_token, model.distillation_token) if token is not None]
+    positions = None
+    if model.position_embedding is not None:
+        table = model.position_embedding.numpy()[0]  # [M + N, D]
+        positions = table[len(tokens) :]  # [N, D]
+        tokens = [token + position for token, position in zip(tokens, table)]
+    if model.register_tokens is not None:
+        tokens.extend(model.register_tokens.numpy()[0])
+    return tokens, positions
+
+
 def _write_vit(graph, image, model):
     """评估状态的 ``ViT.forward``:[B, C, H, W] -> [B, K]。"""
     patches = model.patch_embed
@@ -145,20 +179,29 @@ def _write_vit(graph, image, model):
     x = graph.op("conv2d", inputs, output="Output", data_format="NCHW", **settings)  # [B, D, H/P, W/P]
     x = graph.add(x, graph.constant(convolution.bias), axis=1)
     x = graph.transpose(graph.reshape(x, [0, D, patches.num_patches]), [0, 2, 1])  # [B, N, D]
-    if model.class_token is not None:
-        zeros = graph.op("scale", {"X": graph.pick(x, 1, 0, keep_axis=True)}, scale=0.0, bias=0.0)  # [B, 1, D]
-        class_token = graph.add(zeros, graph.constant(model.class_token))
-        x = graph.op("concat", {"X": [class_token, x]}, axis=1)  # [B, 1 + N, D]
-    if model.position_embedding is not None:
-        x = graph.add(x, graph.constant(model.position_embedding))
-    for i, layer in enumerate(model.encoders):  # 最后一层之后只用到 class token,其余 token 不必算
-        x = _write_encoder(graph, x, layer, model.pool == "cls" and i == len(model.encoders) - 1)
-    x = graph.layer_norm(x, model.norm)
+    prefix, positions = _prefix_and_positions(model)
+    if positions is not None:
+        x = graph.add(x, graph.constant(positions))
+    if prefix:
+        zeros = graph.scale(graph.slice(x, 1, 0, 1), 0.0)  # [B, 1, D]
+        tokens = [graph.add(zeros, graph.constant(token)) for token in prefix]  # 各 [B, 1, D]
+        x = graph.op("concat", {"X": [*tokens, x]}, axis=1)  # [B, M + R + N, D]
+    heads = [model.head] if model.distillation_token is None else [model.head, model.distillation_head]
+    for i, layer in enumerate(model.encoders):  # 最后一层之后只用到 class token(和蒸馏 token),其余 token 不必算
+        last = i == len(model.encoders) - 1
+        x = _write_encoder(graph, x, layer, len(heads) if last and model.pool == "cls" else None)
+    if isinstance(model.norm, nn.LayerNorm):
+        x = graph.layer_norm(x, model.norm)
     if model.pool == "cls":
-        x = graph.pick(x, 1, 0)  # [B, D]
+        pooled = [graph.pick(x, 1, i) for i in range(len(heads))]  # 各 [B, D]
     else:
-        x = graph.op("reduce_mean", {"X": x}, dim=[1], keep_dim=False, reduce_all=False)  # [B, D]
-    return _write_head(graph, x, model.head)
+        if prefix:
+            x = graph.slice(x, 1, len(prefix), x.shape[1])  # [B, N, D]
+        pooled = [graph.op("reduce_mean", {"X": x}, dim=[1], keep_dim=False, reduce_all=False)]  # [B, D]
+    if isinstance(model.pool_norm, nn.LayerNorm):
+        pooled = [graph.layer_norm(x, model.pool_norm) for x in pooled]
+    logits = [_write_head(graph, x, head) for x, head in zip(pooled, heads)]  # 各 [B, K]
+    return logits[0] if len(logits) == 1 else graph.scale(graph.add(*logits), 0.5)
 
 
 def _create_predictor(model, engine, precision, threads):
@@ -251,6 +294,8 @@ def _disagreement(model, fast):
 
 def _fast_model(model, precision, threads):
     """依次试各个引擎,返回 (FastModel, 引擎的名字);都不行时返回 (None, 原因)。"""
+    if not isinstance(model, ViT):
+        return None, f"静态图只写得了 ViT,这是 {type(model).__name__}"
     reasons = []
     for engine in ("OpenVINO", "oneDNN") if precision == "float32" else ("OpenVINO",):
         try:

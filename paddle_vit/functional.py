@@ -227,8 +227,8 @@ class _AttentionOnCPU(PyLayer):
 def attention(q, k, v, scale, dropout=0.0, bias=None):
     """不返回权重的注意力 ``softmax(q k^T * scale + bias) v``。
 
-    GPU 上用 ``paddle.nn.functional.scaled_dot_product_attention``(flash attention 不在显存里展开 N x N 的权重);
-    CPU 上用公式本身,只是反向自己写。
+    GPU 上没有 bias 时用 ``paddle.nn.functional.scaled_dot_product_attention``(flash attention 不在显存里展开 N x N
+    的权重;它不给 bias 求梯度,学不会相对位置偏置);CPU 上用公式本身,只是反向自己写。
 
     Args:
         q, k, v (Tensor): [B, h, N, d]。
@@ -239,10 +239,11 @@ def attention(q, k, v, scale, dropout=0.0, bias=None):
     Returns:
         Tensor: [B, h, N, d]。
     """
-    if paddle.in_dynamic_mode() and q.place.is_gpu_place() and q.dtype in (paddle.float16, paddle.bfloat16):
+    half = (paddle.float16, paddle.bfloat16)
+    if paddle.in_dynamic_mode() and q.place.is_gpu_place() and q.dtype in half and bias is None:
         q = q * (scale * q.shape[-1] ** 0.5)  # 该算子自己乘 d ** -0.5,这里补上比值
         q, k, v = (x.transpose([0, 2, 1, 3]) for x in (q, k, v))  # 该算子要 [B, N, h, d]
-        z = F.scaled_dot_product_attention(q, k, v, bias, dropout, training=dropout > 0)
+        z = F.scaled_dot_product_attention(q, k, v, None, dropout, training=dropout > 0)
         return z.transpose([0, 2, 1, 3])  # [B, h, N, d]
     fixed_bias = bias is None or bias.stop_gradient
     if _is_eager_cpu(q, k, v) and dropout == 0 and fixed_bias and _is_training(q, k, v):

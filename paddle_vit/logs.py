@@ -19,7 +19,7 @@ __all__ = ["RunLog", "load_metrics"]
 
 VISUALDL_FILE = "vdlrecords.log"  # 固定的名字:VisualDL 只读目录里最新的一个文件,续训必须接着写同一个
 METRICS_FILE = "metrics.jsonl"
-_METRICS = ("epoch", "train_loss", "train_top1", "val_loss", "val_top1", "lr", "images_per_second", "data_wait")
+_METRICS = ("epoch", "train_loss", "train_top1", "val_loss", "val_top1", "lr", "images_per_second")
 
 
 class _RecordFile:
@@ -257,6 +257,7 @@ def load_metrics(directory):
     except ValueError:
         lines = None
     whole = matches(lines, [dict.fromkeys(_METRICS, float)])
+    whole = whole and all(matches(line.get("data_wait", 0.0), float) for line in lines)  # 旧版的记录里没有
     if not whole or not all(0 <= line[name] <= 1 for line in lines for name in ("train_top1", "val_top1")):
         raise UserError(f"{path} 已损坏:请换一个备份,或重新训练。")
     return lines

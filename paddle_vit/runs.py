@@ -13,10 +13,10 @@ from .config import load_config, save_config
 from .data import DataInfo, check_same_data, image_size_of, load_data, load_info, save_info
 from .errors import UserError
 from .logs import RunLog
+from .models import create_model, model_settings
 from .processes import one_after_another, tell_others
 from .runtime import autocast_dtype, describe_runtime, seed_everything, setup_runtime
 from .training import fit
-from .vit import create_model, model_settings
 from .weights import run_of, save_report, start_from
 
 __all__ = [

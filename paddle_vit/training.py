@@ -12,7 +12,7 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 
-from .attention_maps import attention_weights, heads_figure, maps_figure, rollout, token_map
+from .attention_maps import attention_weights, has_windows, heads_figure, maps_figure, rollout, token_map
 from .augment import normalize, to_pixels
 from .checkpoint import atomic_write, load_weights_into, read_state, save_weights, write_state
 from .config import Config, result_settings
@@ -20,12 +20,15 @@ from .data import step_size, training_batches, varied_indices
 from .errors import UserError
 from .evaluation import evaluate
 from .health import Health, NotFinite
+from .models import count_parameters, is_head
 from .processes import meet, share_weights, sum_gradients, sum_over_processes
 from .runtime import autocast
-from .vit import count_parameters
 
 __all__ = ["Ema", "choose_trained", "fit", "is_decayed", "learning_rate", "make_optimizer"]
 
+# 不是一维、也不衰减的参数:它们是加到 token 或分数上的量,不是矩阵
+NOT_DECAYED = ("class_token", "distillation_token", "register_tokens", "position_embedding")
+NOT_DECAYED += ("relative_position_bias_table",)
 FIGURE_STEPS = 80  # 混淆矩阵、判错的图像和注意力至少隔这么多步画一次:画一次与几步到几十步训练一样慢
 
 
@@ -40,8 +43,8 @@ def learning_rate(step, config, steps_per_epoch):
 
 
 def is_decayed(name, parameter):
-    """权重衰减只用于矩阵和卷积核:偏置、归一化层(都是一维)、class token 和位置编码不衰减。"""
-    return parameter.ndim > 1 and name.split(".")[-1] not in ("class_token", "position_embedding")
+    """权重衰减只用于矩阵和卷积核:偏置、归一化层(都是一维)、各种 token、位置编码和 Swin 的偏置表不衰减。"""
+    return parameter.ndim > 1 and name.split(".")[-1] not in NOT_DECAYED
 
 
 def make_optimizer(model, config):
@@ -165,13 +168,13 @@ def choose_trained(model, train_only):
 
     Args:
         model (ViT): 模型。
-        train_only (str): ``'all'`` 全部没有冻结的;``'head'`` 只有分类头。
+        train_only (str): ``'all'`` 全部没有冻结的;``'head'`` 只有分类头(两个头时是两个)。
 
     Returns:
         list[Parameter]: 要训练的参数。
     """
     for name, parameter in model.named_parameters():
-        if train_only == "head" and not name.startswith("head."):
+        if train_only == "head" and not is_head(name):
             parameter.stop_gradient = True
     return [parameter for parameter in model.parameters() if not parameter.stop_gradient]
 
@@ -317,10 +320,10 @@ class _Trainer:
         return evaluate(self.model, part, info, batch_size, self.precision, self.rank, self.world)
 
     def log_attention(self, log):
-        """把固定的几张验证图像的注意力写进 VisualDL:每张的 rollout,和第一张各层各头的权重。"""
+        """把固定的几张验证图像的注意力写进 VisualDL:每张的 rollout,和第一张各层各头的权重;Swin 没有。"""
         val, info = self.data.val, self.data.info
         indices = varied_indices(val.labels, self.config.attention_images)
-        if self.rank or not len(indices):
+        if self.rank or not len(indices) or has_windows(self.model):
             return
         (images,) = val.fetch([(indices, None)])  # uint8 [b, H, W, C]
         inputs = normalize(images, info.mean, info.std)  # [b, C, H, W]

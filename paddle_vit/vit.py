@@ -1,8 +1,10 @@
-"""视觉 Transformer(Vision Transformer, ViT)和它的命名尺寸。
+"""视觉 Transformer(Vision Transformer, ViT);命名的尺寸在 ``models``。
 
 图像 -> PatchEmbedding ->(class token)->(位置编码)-> EncoderLayer x depth -> LayerNorm -> 汇聚 -> 分类头。
+DeiT 也是它:``distillation=True`` 加一个蒸馏 token 和它的头。
 """
 
+import numpy as np
 import paddle
 from paddle import nn
 
@@ -18,12 +20,23 @@ from .layers import (
     sincos_position_embedding_1d,
 )
 
-__all__ = ["ViT", "count_parameters", "create_model", "full_name", "list_models", "model_settings"]
+__all__ = ["ViT"]
 
 
 def _check_choice(name, value, choices):
     if value not in choices:
         raise UserError(f"{name}={value!r} 不合法:只能是 {'、'.join(choices)} 之一。")
+
+
+def _make_head(kind, embed_dim, mlp_ratio, num_classes, epsilon):
+    """分类头,[B, D] -> [B, num_classes];参数同 ``ViT``。"""
+    if num_classes == 0:
+        return Identity()
+    if kind == "linear":
+        return Linear(embed_dim, num_classes)
+    hidden_dim = int(embed_dim * mlp_ratio)
+    layers = LayerNorm(embed_dim, epsilon), Linear(embed_dim, hidden_dim), GELU(), Linear(hidden_dim, num_classes)
+    return nn.Sequential(*layers)
 
 
 class ViT(nn.Layer):
@@ -44,11 +57,18 @@ class ViT(nn.Layer):
         dropout (float): 嵌入、Attention 输出和 Mlp 里的随机失活概率,0–1。
         attention_dropout (float): 注意力权重的随机失活概率,0–1。
         drop_path (float): 最后一层的随机深度概率,0–1;各层从 0 到它线性增长。
-        pool (str): ``'avg'`` 对所有图块 token 取平均;``'cls'`` 加一个 class token 并取它。
+        pool (str): ``'avg'`` 对所有图块 token 取平均;``'cls'`` 取 class token。
         position_embedding (str): ``'none'`` 没有;``'learnable'`` 可学习;``'sincos'`` 固定的二维正弦余弦,
             按图块的行号和列号;``'sincos1d'`` 固定的一维正弦余弦,按图块的序号(行优先)。
         position_std (float): 可学习的位置编码初值的标准差;图块少的小图像用 0.5 学得快得多。
         head (str): ``'linear'`` 一个线性层;``'mlp'`` LayerNorm + 线性层 + GELU + 线性层。
+        class_token (bool | None): 有没有 class token;``None`` 由 pool 决定:``'cls'`` 才有。
+        distillation (bool): 加一个蒸馏 token(distillation token)和它自己的分类头 ``distillation_head``,
+            预测时取两个头的平均;只用于 ``pool='cls'``。来源:DeiT(arXiv 2012.12877)第 4 节。
+        register_tokens (int): 寄存器 token(register tokens)的个数 R:没有位置编码,输出不用,
+            专供各层存放全局的信息。来源:arXiv 2309.16588。
+        norm_after_pool (bool): 层归一化在汇聚之后(``pool_norm``),而不是之前(``norm``)。来源:MAE(arXiv 2111.06377)。
+        layer_scale (float | None), qk_norm (bool), epsilon (float): 见 ``EncoderLayer``;epsilon 用于全部层归一化。
 
     Raises:
         UserError: 某个参数不合法,或几个参数互相矛盾。
@@ -73,6 +93,13 @@ class ViT(nn.Layer):
         position_embedding="none",
         position_std=0.02,
         head="linear",
+        class_token=None,
+        distillation=False,
+        register_tokens=0,
+        norm_after_pool=False,
+        layer_scale=None,
+        qk_norm=False,
+        epsilon=1e-5,
     ):
         super().__init__()
         _check_choice("pool", pool, ("avg", "cls"))
@@ -82,150 +109,98 @@ class ViT(nn.Layer):
             raise UserError(f"depth={depth} 不合法:编码器至少要有 1 层。")
         if num_classes < 0:
             raise UserError(f"num_classes={num_classes} 不合法:应为正整数,或用 0 表示不要分类头。")
+        if class_token is None:
+            class_token = pool == "cls"
+        if pool == "cls" and not class_token:
+            raise UserError("pool='cls' 要取 class token,而 class_token=False:请用 pool='avg',或去掉 class_token。")
+        if distillation and pool != "cls":
+            raise UserError(f"distillation=True 要与 class token 一起用,而 pool={pool!r}:请改用 pool='cls'。")
+        if not isinstance(register_tokens, int) or register_tokens < 0:
+            raise UserError(f"register_tokens={register_tokens!r} 不合法:应为不小于 0 的整数。")
         self.pool = pool
         self.patch_embed = PatchEmbedding(image_size, patch_size, in_channels, embed_dim)
-        num_tokens = self.patch_embed.num_patches + (pool == "cls")
-        self.class_token = None
-        if pool == "cls":
-            normal = nn.initializer.TruncatedNormal(std=0.02)
-            self.class_token = self.create_parameter([1, 1, embed_dim], default_initializer=normal)
+        num_patches, num_special = self.patch_embed.num_patches, class_token + distillation
+        self.num_prefix_tokens = num_special + register_tokens  # 排在图块之前的 token 数
+        self.class_token = self._create_tokens(1, embed_dim) if class_token else None
+        self.distillation_token = self._create_tokens(1, embed_dim) if distillation else None
+        self.register_tokens = self._create_tokens(register_tokens, embed_dim) if register_tokens else None
         if position_embedding == "none":
             self.position_embedding = None
         elif position_embedding == "learnable":
-            normal = nn.initializer.TruncatedNormal(std=position_std)
-            self.position_embedding = self.create_parameter([1, num_tokens, embed_dim], default_initializer=normal)
+            self.position_embedding = self._create_tokens(num_special + num_patches, embed_dim, position_std)
         else:
             if position_embedding == "sincos":
                 table = sincos_position_embedding(self.patch_embed.grid_size, embed_dim)  # [N, D]
             else:
-                table = sincos_position_embedding_1d(self.patch_embed.num_patches, embed_dim)  # [N, D]
-            table = paddle.to_tensor(table).unsqueeze(0)  # [1, N, D]
-            if pool == "cls":  # class token 没有位置,给它零向量
-                table = paddle.concat([paddle.zeros([1, 1, embed_dim]), table], axis=1)  # [1, 1 + N, D]
-            self.register_buffer("position_embedding", table, persistable=False)
+                table = sincos_position_embedding_1d(num_patches, embed_dim)  # [N, D]
+            table = np.pad(table, [(num_special, 0), (0, 0)])  # [M + N, D],class token 等没有位置,给零向量
+            self.register_buffer("position_embedding", paddle.to_tensor(table).unsqueeze(0), persistable=False)
         self.embed_dropout = nn.Dropout(dropout)
 
         rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]  # 随深度线性增长
-        self.encoders = nn.LayerList(
-            [
-                EncoderLayer(embed_dim, num_heads, mlp_ratio, qkv_bias, qk_scale, dropout, attention_dropout, rate)
-                for rate in rates
-            ]
-        )
-        self.norm = LayerNorm(embed_dim)
+        settings = (embed_dim, num_heads, mlp_ratio, qkv_bias, qk_scale, dropout, attention_dropout)
+        self.encoders = nn.LayerList([EncoderLayer(*settings, rate, layer_scale, qk_norm, epsilon) for rate in rates])
+        self.norm = Identity() if norm_after_pool else LayerNorm(embed_dim, epsilon)
         self.avgpool = nn.AdaptiveAvgPool1D(1)
-        if num_classes == 0:
-            self.head = Identity()
-        elif head == "linear":
-            self.head = Linear(embed_dim, num_classes)
-        else:
-            hidden_dim = int(embed_dim * mlp_ratio)
-            self.head = nn.Sequential(
-                LayerNorm(embed_dim), Linear(embed_dim, hidden_dim), GELU(), Linear(hidden_dim, num_classes)
-            )
+        self.pool_norm = LayerNorm(embed_dim, epsilon) if norm_after_pool else Identity()
+        self.head = _make_head(head, embed_dim, mlp_ratio, num_classes, epsilon)
+        if distillation:
+            self.distillation_head = _make_head(head, embed_dim, mlp_ratio, num_classes, epsilon)
+
+    def _create_tokens(self, count, embed_dim, std=0.02):
+        """可学习的 token 或位置编码,[1, count, D]。"""
+        normal = nn.initializer.TruncatedNormal(std=std)
+        return self.create_parameter([1, count, embed_dim], default_initializer=normal)
 
     def forward_features(self, x):
-        """图像 [B, C, H, W] -> 归一化后的全部 token [B, N, D](``pool='cls'`` 时第 0 个是 class token,共 1 + N 个)。"""
+        """图像 [B, C, H, W] -> 全部 token [B, M + R + N, D],已归一化(``norm_after_pool=True`` 时还没有)。
+
+        次序是 class token、蒸馏 token(M 是它们的个数,0 到 2)、R 个寄存器 token、图块;M + R 就是 num_prefix_tokens。
+        """
         x = self.patch_embed(x)  # [B, N, D]
-        if self.class_token is not None:
-            class_token = self.class_token.expand([x.shape[0], -1, -1])  # [B, 1, D]
-            x = paddle.concat([class_token, x], axis=1)  # [B, 1 + N, D]
+        special = [token for token in (self.class_token, self.distillation_token) if token is not None]
+        if special:
+            special = paddle.concat(special, axis=1).expand([x.shape[0], -1, -1])  # [B, M, D]
+            x = paddle.concat([special, x], axis=1)  # [B, M + N, D]
         if self.position_embedding is not None:
             x = x + self.position_embedding
+        if self.register_tokens is not None:
+            registers = self.register_tokens.expand([x.shape[0], -1, -1])  # [B, R, D]
+            M = self.num_prefix_tokens - registers.shape[1]
+            x = paddle.concat([x[:, :M], registers, x[:, M:]], axis=1)  # [B, M + R + N, D]
         x = self.embed_dropout(x)
         for encoder in self.encoders:
-            x = encoder(x)  # [B, N, D]
+            x = encoder(x)  # [B, M + R + N, D]
         return self.norm(x)
 
     def pool_tokens(self, x):
-        """把 ``forward_features`` 的 token 汇聚成一个向量:[B, N, D] -> [B, D]。"""
+        """把 ``forward_features`` 的 token 汇聚成一个向量:[B, M + R + N, D] -> [B, D]。"""
         if self.pool == "cls":
-            return x[:, 0]  # [B, D]
+            return self.pool_norm(x[:, 0])  # [B, D]
+        x = x[:, self.num_prefix_tokens :]  # [B, N, D]
         x = x.transpose([0, 2, 1])  # [B, D, N]
-        return self.avgpool(x).flatten(1)  # [B, D]
+        return self.pool_norm(self.avgpool(x).flatten(1))  # [B, D]
+
+    def forward_heads(self, x):
+        """两个头各自的 logits,训练时分开算损失:图像 [B, C, H, W] -> 两个 [B, num_classes]。
+
+        Returns:
+            tuple: (class token 的, 蒸馏 token 的)。
+
+        Raises:
+            UserError: 模型没有蒸馏 token。
+        """
+        if self.distillation_token is None:
+            raise UserError("模型只有一个分类头:建模型时用 distillation=True 才有两个,如 deit_tiny_distilled。")
+        x = self.forward_features(x)  # [B, 2 + R + N, D]
+        distillation_token = self.pool_norm(x[:, 1])  # [B, D]
+        return self.head(self.pool_tokens(x)), self.distillation_head(distillation_token)  # 各 [B, num_classes]
 
     def forward(self, x):
-        """图像 [B, C, H, W] -> 各类的 logits [B, num_classes]。"""
-        x = self.forward_features(x)  # [B, N, D]
+        """图像 [B, C, H, W] -> 各类的 logits [B, num_classes];有两个头时是它们的平均。"""
+        if self.distillation_token is not None:
+            logits, distillation_logits = self.forward_heads(x)  # 各 [B, num_classes]
+            return (logits + distillation_logits) / 2
+        x = self.forward_features(x)  # [B, M + R + N, D]
         x = self.pool_tokens(x)  # [B, D]
         return self.head(x)  # [B, num_classes]
-
-
-# 名字 -> (嵌入维度, 层数, 头数),ViT 论文表 1;tiny 和 small 来自 DeiT(arXiv 2012.12877)表 1。
-_SIZES = {
-    "tiny": (192, 12, 3),
-    "small": (384, 12, 6),
-    "base": (768, 12, 12),
-    "large": (1024, 24, 16),
-    "huge": (1280, 32, 16),
-}
-# 每种尺寸常用的 (图块, 图像),像素。
-_PATCHES_AND_IMAGES = {
-    "tiny": [(16, 224), (16, 384)],
-    "small": [(16, 224), (32, 224), (16, 384)],
-    "base": [(16, 224), (32, 224), (16, 384), (32, 384)],
-    "large": [(16, 224), (32, 224), (16, 384), (32, 384)],
-    "huge": [(14, 224)],
-}
-
-
-def _named_models():
-    models = {}
-    for size, (embed_dim, depth, num_heads) in _SIZES.items():
-        for patch_size, image_size in _PATCHES_AND_IMAGES[size]:
-            models[f"vit_{size}_patch{patch_size}_{image_size}"] = dict(
-                image_size=image_size,
-                patch_size=patch_size,
-                num_classes=1000,
-                embed_dim=embed_dim,
-                depth=depth,
-                num_heads=num_heads,
-                qkv_bias=True,
-                pool="cls",
-                position_embedding="learnable",
-            )
-    return models
-
-
-def list_models():
-    """所有命名模型的名字;``'vit'`` 是课程里的模型,其余是论文里的尺寸。"""
-    return ["vit", *_named_models()]
-
-
-def full_name(name):
-    """模型的全名:``'vit_base'`` 这样的简写指该尺寸的第一个,即 ``'vit_base_patch16_224'``。
-
-    Raises:
-        UserError: 没有这个模型。
-    """
-    for full in list_models():
-        if full == name or full.startswith(f"{name}_patch"):
-            return full
-    raise UserError(f"没有名为 {name!r} 的模型:可用的有 {'、'.join(list_models())}。")
-
-
-def model_settings(name):
-    """命名模型与 ``ViT()`` 不同的那些参数(字典);课程里的模型 ``'vit'`` 没有。
-
-    Raises:
-        UserError: 没有这个名字。
-    """
-    return _named_models().get(full_name(name), {})
-
-
-def create_model(name, **overrides):
-    """按名字建模型,例如 ``create_model('vit_base_patch16_224', num_classes=10)``。
-
-    Args:
-        name (str): ``list_models()`` 里的名字,或 ``'vit_base'`` 这样的简写(见 ``full_name``)。
-        **overrides: 覆盖 ``ViT`` 的任何参数;写错的名字会得到 ``TypeError``。
-
-    Raises:
-        UserError: 没有这个名字。
-    """
-    return ViT(**{**model_settings(name), **overrides})
-
-
-def count_parameters(model):
-    """模型的参数个数(不含缓冲区)。"""
-    return sum(parameter.size for parameter in model.parameters())

@@ -534,6 +534,18 @@ def test_a_run_without_the_new_records_is_still_read(tiny_run, tmp_path):
     assert "归一化" in line and "学习率太大" in line and "过拟合" not in line
 
 
+def test_metrics_of_an_older_version_only_skip_the_wait_for_data(tiny_run, tmp_path):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    old = [{name: value for name, value in line.items() if name != "data_wait"} for line in lines]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in old), encoding="utf-8")
+    _, skipped = diagnose(load_records(run))
+    assert skipped == ["读数据的时间"]
+    (run / "metrics.jsonl").write_text(json.dumps({**lines[0], "data_wait": "0"}) + "\n", encoding="utf-8")
+    with pytest.raises(UserError, match="已损坏"):
+        load_records(run)
+
+
 def test_an_interrupted_run(tmp_path):
     process = start(*TINY, "--epochs", "5000", "--output", tmp_path / "run")
     wait_for((tmp_path / "run" / "last.safetensors").exists, process)

@@ -49,6 +49,12 @@ def disagreement(model, fast, batch):
         dict(position_embedding="sincos", qkv_bias=True, dropout=0.5, attention_dropout=0.5, drop_path=0.5),
         dict(image_size=(8, 12), patch_size=(2, 4), in_channels=1, num_classes=0, mlp_ratio=1.5),
         dict(num_classes=1, num_heads=1),
+        dict(pool="cls", distillation=True, position_embedding="learnable", epsilon=1e-3),
+        dict(pool="cls", distillation=True, register_tokens=2, position_embedding="sincos", head="mlp"),
+        dict(class_token=True, register_tokens=3, position_embedding="learnable", norm_after_pool=True),
+        dict(register_tokens=1, norm_after_pool=True, layer_scale=0.5),
+        dict(pool="cls", qk_norm=True, qk_scale=0.7, layer_scale=0.5, qkv_bias=True, epsilon=1e-3),
+        dict(pool="cls", distillation=True, norm_after_pool=True, qk_norm=True, num_classes=0, depth=1),
     ],
 )
 def test_equals_the_eager_model(engine, settings):

@@ -2,22 +2,9 @@ import numpy as np
 import paddle
 import pytest
 
-from paddle_vit import UserError, ViT, count_parameters, create_model, list_models, sincos_position_embedding_1d
+from paddle_vit import UserError, ViT, count_parameters, sincos_position_embedding_1d
 
 SMALL = dict(image_size=8, patch_size=4, in_channels=1, embed_dim=8, depth=2, num_heads=2, num_classes=3)
-
-# 论文、timm 和 torchvision 公布的参数个数(1000 类,class token,可学习的位置编码)
-PUBLISHED = {
-    "vit_tiny_patch16_224": 5_717_416,
-    "vit_small_patch16_224": 22_050_664,
-    "vit_small_patch32_224": 22_878_952,
-    "vit_base_patch16_224": 86_567_656,
-    "vit_base_patch32_224": 88_224_232,
-    "vit_base_patch16_384": 86_859_496,
-    "vit_large_patch16_224": 304_326_632,
-    "vit_large_patch32_224": 306_535_400,
-    "vit_huge_patch14_224": 632_045_800,
-}
 
 
 def test_default_is_the_lessons_model():
@@ -53,26 +40,6 @@ def test_an_articles_model_of_257_tokens():
     layer = 2 * 2 * D + (D * 3 * D + 3 * D) + (D * D + D) + (D * 4 * D + 4 * D) + (4 * D * D + D)
     assert patch * patch * 3 == 768
     assert count_parameters(model) == embedding + L * layer + 2 * D + D * K + K
-
-
-@pytest.mark.parametrize("name", [name for name in PUBLISHED if "huge" not in name])
-def test_published_parameter_counts(name):
-    assert count_parameters(create_model(name)) == PUBLISHED[name]
-
-
-@pytest.mark.slow
-def test_published_parameter_count_of_huge():
-    assert count_parameters(create_model("vit_huge_patch14_224")) == PUBLISHED["vit_huge_patch14_224"]
-
-
-def test_short_names_and_overrides():
-    model = create_model("vit_tiny", depth=1, num_classes=7, image_size=32)
-    assert model(paddle.zeros([1, 3, 32, 32])).shape == [1, 7]
-    assert "vit" in list_models() and "vit_base_patch16_224" in list_models()
-    with pytest.raises(TypeError):
-        create_model("vit_tiny", dept=1)
-    with pytest.raises(UserError, match="vit_giant"):
-        create_model("vit_giant")
 
 
 VARIANTS = [
