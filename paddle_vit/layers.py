@@ -274,7 +274,8 @@ class NormalizedAttention(Attention):
 
     def split_heads(self, x):
         q, k, v = super().split_heads(x)
-        return self.q_norm(q), self.k_norm(k), v  # 各 [B, h, N, d]
+        q, k = (norm(x).astype(v.dtype) for norm, x in ((self.q_norm, q), (self.k_norm, k)))  # 混合精度时归一化给出 float32
+        return q, k, v  # 各 [B, h, N, d]
 
 
 class LayerScale(nn.Layer):
