@@ -125,7 +125,7 @@ def describe_file(tensors, table, given=False):
     info = dataclasses.replace(info, mean=mean, std=std, image_size=_image_size(table, shapes))
     if table.name == "paddle_vit":
         return dataclasses.replace(info, **_own_facts(tensors))
-    facts = _neighbours(tensors.path, table, info)
+    facts = {**_metadata_facts(tensors), **_neighbours(tensors.path, table, info)}
     for name in FACTS:
         stated = getattr(info, name)
         if given and stated not in (None, UNKNOWN) and facts.get(name, stated) != stated:
@@ -183,6 +183,14 @@ def _image_size(table, shapes):
         if side and side * side == positions[-2] - count:
             return side * patch[0], side * patch[1]
     return None
+
+
+def _metadata_facts(tensors):
+    """``export_weights`` 写在文件头里的 epsilon。"""
+    with contextlib.suppress(ValueError, KeyError):
+        epsilon = float(tensors.metadata["epsilon"])
+        return {"epsilon": epsilon} if 0 < epsilon < 1 else {}
+    return {}
 
 
 # ---- 本项目的文件 ----
