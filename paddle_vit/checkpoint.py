@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from .cli import describe_os_error
 from .errors import UserError
+from .tensor_files import open_tensors
 
 __all__ = ["atomic_write", "differences", "load_weights_into", "matches", "read_description", "read_json", "read_model"]
 __all__ += ["read_state", "read_weights", "save_model", "weights_path", "write_state"]
@@ -137,8 +138,6 @@ def read_weights(path):
         raise UserError(f"没有 {path}:这个运行还没有存过权重,请先训练至少一轮。")
     if path.suffix != ".pdparams":
         return read_model(path)[0]
-    from .tensor_files import open_tensors
-
     with open_tensors(path) as tensors:
         return {name: stored.read() for name, stored in tensors.items()}
 

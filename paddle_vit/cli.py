@@ -25,7 +25,7 @@ _ARGPARSE_MESSAGES = {  # argparse 自带的英文短语 -> 中文
 class ArgumentParser(argparse.ArgumentParser):
     """中文的 ``argparse.ArgumentParser``:用法、帮助和错误都是中文,``--image_size`` 与 ``--image-size`` 等价。"""
 
-    def __init__(self, description, usage=None):
+    def __init__(self, description, usage=None, renamed=None):
         super().__init__(
             usage=usage,
             description=description,
@@ -33,6 +33,7 @@ class ArgumentParser(argparse.ArgumentParser):
             allow_abbrev=False,
             formatter_class=argparse.RawTextHelpFormatter,
         )
+        self._renamed = renamed or {}  # 旧版的选项 -> 现在的,写错时提示
         self._positionals.title = "位置参数"
         self._optionals.title = "选项"
         self.add_argument("-h", "--help", action="help", help="显示这份帮助")
@@ -51,8 +52,9 @@ class ArgumentParser(argparse.ArgumentParser):
         namespace, unknown = self.parse_known_intermixed_args(args, namespace)  # 选项可以夹在图片中间
         if unknown:
             known = [option for action in self._actions for option in action.option_strings]
-            close = difflib.get_close_matches(unknown[0].split("=")[0], known, n=1)
-            hint = f"是不是 {close[0]}?" if close else ""
+            name = unknown[0].split("=")[0]
+            close = self._renamed.get(name) or next(iter(difflib.get_close_matches(name, known, n=1)), None)
+            hint = f"是不是 {close}?" if close else ""
             raise UserError(f"不认识的参数 {' '.join(unknown)}:{hint}运行 --help 查看全部参数。")
         return namespace
 

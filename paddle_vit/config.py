@@ -18,7 +18,7 @@ from .cli import ArgumentParser, describe_os_error
 from .errors import UserError
 from .models import full_name
 
-__all__ = ["Config", "load_config", "make_config", "parse_config", "result_settings", "save_config"]
+__all__ = ["Config", "as_saved_before", "load_config", "make_config", "parse_config", "result_settings", "save_config"]
 
 RECIPES = Path(__file__).parent / "recipes"
 # 只关系到在哪里跑、写到哪里的设置,不影响结果;续训时可以换其中的前几个
@@ -27,10 +27,13 @@ _NO_RESULT = (*RESUME_MAY_CHANGE, "precision", "output", "resume", "recipe", "lo
 _NO_RESULT += ("checkpoint_minutes",)
 # 定义模型形状的设置:命令行上给了命名的模型时,配方里的这些不再适用
 _SHAPE = "image_size patch_size embed_dim depth num_heads mlp_ratio qkv_bias qk_scale pool position_embedding".split()
-_SHAPE += ["position_std", "head"]
+_SHAPE += "position_std head class_token distillation_token register_tokens norm_after_pool layer_scale".split()
+_SHAPE += ["qk_norm", "epsilon", "window_size"]
 # 微调时沿用原来的运行的设置;其中这几个改了,权重也可能放得进去
 _INHERITED = ["model", *_SHAPE]
-_FREE = ("image_size", "position_std", "head")
+_FREE = ("image_size", "position_std", "head", "window_size")
+# 改过名字的设置:旧名 -> 现在的
+_RENAMED = {"init_from": "weights"}
 
 COMMAND_LINE = "命令行"
 _AUTO_OR_COUNT = Union[Literal["auto"], Annotated[int, Field(ge=1, le=256)]]
@@ -50,6 +53,17 @@ class Config:
     )
     val_fraction: float = Field(
         0.1, gt=0, lt=0.5, description="从训练部分分出多少作验证集(比例);folder 缺 test/ 时也分出这么多作测试集"
+    )
+    classes: Optional[str] = Field(
+        None, description="只用这几类,逗号隔开的名字或序号(从 0 数起),如 5,6,7;标签按这里的次序重新编号"
+    )
+    train_per_class: Optional[int] = Field(
+        None, gt=0, description="训练图像每类最多几张(验证部分也是);按固定的种子挑,换 --seed 不变"
+    )
+    normalization: Literal["auto", "half", "imagenet", "data"] = Field(
+        "auto",
+        description="归一化用的均值和标准差:auto 微调时与权重相同,否则图片用 0.5、其余由数据算;half 都是 0.5;"
+        "imagenet 是 ImageNet 的;data 由训练图像算",
     )
     grayscale: Optional[bool] = Field(
         None, description="把 folder 的图片读成灰度(1 个通道);不给时是彩色,微调时与原来的运行相同"
@@ -77,6 +91,16 @@ class Config:
     head: Optional[Literal["linear", "mlp"]] = Field(
         None, description=f"分类头:linear 一个线性层,mlp 两个线性层;{_MODEL_DECIDES}"
     )
+    class_token: Optional[bool] = Field(None, description="有没有 class token;不给时 pool=cls 才有")
+    distillation_token: Optional[bool] = Field(
+        None, description=f"加一个蒸馏 token 和它的头(DeiT),预测时取两个头的平均;{_MODEL_DECIDES}"
+    )
+    register_tokens: Optional[int] = Field(None, ge=0, description=f"寄存器 token 的个数;{_MODEL_DECIDES}")
+    norm_after_pool: Optional[bool] = Field(None, description=f"最后的层归一化在汇聚之后;{_MODEL_DECIDES}")
+    layer_scale: Optional[float] = Field(None, gt=0, description="LayerScale 的初值,如 1e-4;不给时没有")
+    qk_norm: Optional[bool] = Field(None, description=f"注意力里先把 q、k 归一化(QK norm);{_MODEL_DECIDES}")
+    epsilon: Optional[float] = Field(None, gt=0, description=f"层归一化里加在方差上的小数;{_MODEL_DECIDES}")
+    window_size: Optional[int] = Field(None, gt=0, description=f"Swin 的窗口边长(图块);{_MODEL_DECIDES}")
     dropout: float = Field(0.0, ge=0, lt=1, description="随机失活概率(0–1)")
     attention_dropout: float = Field(0.0, ge=0, lt=1, description="注意力权重的随机失活概率(0–1)")
     drop_path: float = Field(0.0, ge=0, lt=1, description="最后一层的随机深度概率(0–1),各层从 0 线性增长到它")
@@ -89,13 +113,25 @@ class Config:
     random_erasing: float = Field(0.0, ge=0, le=1, description="随机擦除一块矩形的概率(0–1)")
     mixup: float = Field(0.0, ge=0, description="mixup 的 Beta 分布参数;0 关闭")
     cutmix: float = Field(0.0, ge=0, description="cutmix 的 Beta 分布参数;0 关闭;与 mixup 同开时每步各一半机会")
-    # 优化
-    init_from: Optional[str] = Field(
-        None, description="微调:从这个运行目录(或 .pdparams 文件)的权重开始;模型的形状也沿用它的"
+    # 微调和蒸馏
+    weights: Optional[str] = Field(
+        None, description="从这里的权重开始:运行目录、它的 best.safetensors、转换好的或别处的权重;别处的要写明 --model"
     )
+    weights_table: Optional[str] = Field(None, description="别处的权重不认识时,给出张量名字的对照表(YAML)")
+    layer_decay: float = Field(
+        1.0, gt=0, le=1, description="逐层衰减学习率:每往下一层再乘这个数(0–1),头是 1 倍;1 不衰减"
+    )
+    teacher: Optional[str] = Field(None, description="蒸馏:老师的运行目录或权重文件")
+    teacher_model: Optional[str] = Field(None, description="老师是别处的权重时,它的模型名")
+    distillation: Optional[Literal["none", "hard", "soft"]] = Field(
+        None, description="向老师学什么:hard 它判的类,soft 它的概率,none 不学;不给时有 --teacher 就是 hard"
+    )
+    distillation_alpha: float = Field(0.5, ge=0, le=1, description="老师那一项损失的份额(0–1),其余是标签的")
+    distillation_temperature: float = Field(3.0, gt=0, description="soft 时的温度:越大,老师的概率越平")
     train_only: Literal["all", "head"] = Field(
         "all", description="训练哪些权重:all 全部;head 只训练分类头,其余冻结(线性探测,linear probing),快得多"
     )
+    # 优化
     epochs: int = Field(100, gt=0, description="训练轮数(epoch)")
     batch_size: int = Field(64, gt=0, description="一次前向的图像数,所有进程合计")
     accumulate: int = Field(1, gt=0, description="累积几批梯度再更新一次;等效批大小 = batch_size * accumulate")
@@ -127,7 +163,7 @@ class Config:
     )
     log_every: int = Field(10, gt=0, description="每隔多少步往 VisualDL 写一次")
     attention_images: int = Field(
-        4, ge=0, le=64, description="训练途中画几张验证图像的注意力,写到 VisualDL;0 不画;不影响训练结果"
+        4, ge=0, le=64, description="训练途中画几张验证图像的注意力,写到 VisualDL;0 不画,Swin 没有;不影响训练结果"
     )
     checkpoint_minutes: float = Field(
         5.0, gt=0, description="一轮很长时,每隔多少分钟也存一次检查点(多进程时每 20 步看一次);每轮结束总会存"
@@ -145,11 +181,21 @@ class Config:
             "image_size": info.image_size,
             "in_channels": info.channels,
             "num_classes": len(info.classes),
-            **{name: getattr(self, name) for name in names if getattr(self, name) is not None},
+            **{_ARGUMENTS.get(name, name): getattr(self, name) for name in names if getattr(self, name) is not None},
         }
 
+    @property
+    def distillation_kind(self):
+        """蒸馏的方式:``'none'``、``'hard'`` 或 ``'soft'``。"""
+        return self.distillation or ("none" if self.teacher is None else "hard")
 
-_GROUPS = {"dataset": "数据", "model": "模型", "crop_padding": "数据增强", "init_from": "优化", "device": "运行"}
+
+# 设置的名字 -> 模型的参数名,不同的那些
+_ARGUMENTS = {"distillation_token": "distillation"}
+
+
+_GROUPS = {"dataset": "数据", "model": "模型", "crop_padding": "数据增强", "weights": "微调和蒸馏", "epochs": "优化"}
+_GROUPS["device"] = "运行"
 
 
 def _choices(field):
@@ -166,11 +212,16 @@ def _value_name(field):
     return "整数" if int in types else "数字" if float in types else "文字"
 
 
+def _option(name):
+    return "--" + name.replace("_", "-")
+
+
 def _parser():
     parser = ArgumentParser(
         "训练一个视觉 Transformer。不带参数时在自带的 digits 手写数字上训练,不用联网。\n"
         "括号里是默认值;与数据集同名的内置配方会改其中一些(见 --recipe),命令行上给的最优先。",
         usage="python scripts/train.py [选项]",
+        renamed={_option(before): _option(now) for before, now in _RENAMED.items()},
     )
     group = parser
     for field in dataclasses.fields(Config):
@@ -178,7 +229,7 @@ def _parser():
             group = parser.add_argument_group(_GROUPS[field.name])
         info = field.default
         default = "" if info.default is None else f"(默认 {info.default})"
-        option = "--" + field.name.replace("_", "-")
+        option = _option(field.name)
         help_text = f"{info.description}{default}".replace("%", "%%")
         if bool in (field.type, *get_args(field.type)):
             group.add_argument(option, action=BooleanOptionalAction, default=SUPPRESS, help=help_text)
@@ -195,8 +246,8 @@ def _explain(error, source):
     name, given, context = str(first["loc"][0]), first["input"], first.get("ctx", {})
     known = [field.name for field in dataclasses.fields(Config)]
     if name not in known:
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f"是不是 {close[0]}?" if close else "全部设置见 --help。"
+        close = _RENAMED.get(name) or next(iter(difflib.get_close_matches(name, known, n=1)), None)
+        hint = f"是不是 {close}?" if close else "全部设置见 --help。"
         return UserError(f"{source}里有不认识的设置 {name!r}:{hint}")
     field = next(field for field in dataclasses.fields(Config) if field.name == name)
     bounds = {"gt": "大于", "ge": "大于等于", "lt": "小于", "le": "小于等于"}
@@ -207,7 +258,7 @@ def _explain(error, source):
     )
     if bool in (field.type, *get_args(field.type)):
         expected = "应为 true 或 false"
-    option = "--" + name.replace("_", "-") if source == COMMAND_LINE else f"{source}里 {name}"
+    option = _option(name) if source == COMMAND_LINE else f"{source}里 {name}"
     return UserError(f"{option} 的值 {given!r} 不合法:{expected}。含义:{field.default.description}。")
 
 
@@ -237,6 +288,11 @@ def make_config(values, source="设置"):
         raise UserError(
             f"--data-dir {config.data_dir} 不能与 --dataset digits 同用:digits 随包自带,请去掉它或换数据集。"
         )
+    if config.distillation in ("hard", "soft") and config.teacher is None:
+        raise UserError(f"distillation={config.distillation} 要有老师:请用 --teacher 给出它的运行目录或权重文件。")
+    for name, owner in (("teacher_model", "teacher"), ("weights_table", "weights")):
+        if getattr(config, name) is not None and getattr(config, owner) is None:
+            raise UserError(f"{_option(name)} 只与 {_option(owner)} 同用:请加上 {_option(owner)},或去掉它。")
     if config.grayscale and config.dataset != "folder":
         raise UserError(f"--grayscale 不能用于 {config.dataset}:只有 folder 能选灰度或彩色,请去掉它。")
     return config
@@ -262,14 +318,24 @@ def _read_yaml(path):
         return {}
     if not isinstance(values, dict):
         raise UserError(f"{path} 的内容不是 设置: 值 的列表:请参照 paddle_vit/recipes 里的配方。")
-    return values
+    return _with_new_names(values)
 
 
-def _recipe_path(name, dataset):
+def _with_new_names(settings):
+    """旧版存的设置(字典):改过名字的换成现在的。"""
+    return {_RENAMED.get(name, name): value for name, value in settings.items()}
+
+
+def as_saved_before(settings):
+    """旧版的运行存下的设置(字典)-> 现在的:改过名字的换名,当时没有的 epsilon 补上当时的 1e-5。"""
+    return {"epsilon": 1e-5, **_with_new_names(settings)}
+
+
+def _recipe_path(name, dataset, fine_tuning):
     if name == "none":
         return None
     if name == "auto":
-        path = RECIPES / f"{dataset}.yaml"
+        path = RECIPES / ("finetune.yaml" if fine_tuning else f"{dataset}.yaml")
         return path if path.exists() else None
     if name.endswith((".yaml", ".yml")) or os.sep in name:
         return Path(name)
@@ -289,7 +355,7 @@ def parse_config(argv=None):
     given = vars(_parser().parse_args(argv))
     if given.get("resume") is not None:
         return _resumed_config(given)
-    path = _recipe_path(given.get("recipe", "auto"), given.get("dataset", "digits"))
+    path = _recipe_path(given.get("recipe", "auto"), given.get("dataset", "digits"), "weights" in given)
     recipe = {}
     if path is not None:
         recipe = _read_yaml(path)
@@ -300,34 +366,55 @@ def parse_config(argv=None):
         make_config({**recipe, "dataset": dataset}, f"配方 {path} ")
         if full_name(given.get("model", "vit")) != "vit":
             recipe = {name: value for name, value in recipe.items() if name not in _SHAPE}
-    if given.get("init_from") is not None:
+    if given.get("weights") is not None:
         recipe = {name: value for name, value in recipe.items() if name not in _INHERITED}
-    source = given.get("init_from", recipe.get("init_from"))
-    inherited = {} if source is None else _inherited(source, given.get("dataset", recipe.get("dataset", "digits")))
-    config = make_config({**inherited, **recipe, **given}, COMMAND_LINE)
+    wanted = {**recipe, **given}
+    if wanted.get("weights") is None:
+        return make_config(wanted, COMMAND_LINE)
+    inherited = _inherited(wanted)
+    config = make_config({**inherited, **wanted}, COMMAND_LINE)
     for name in inherited:
-        if name not in _FREE and getattr(config, name) != inherited[name]:
-            option = "--" + name.replace("_", "-")
+        mine, before = getattr(config, name), inherited[name]
+        if name not in _FREE and mine != before and not (name == "model" and full_name(mine) == full_name(before)):
             raise UserError(
-                f"{option} {getattr(config, name)} 与 {source} 的 {inherited[name]} 不同,它的权重就不能用了:"
-                f"微调沿用原来的模型,请去掉 {option}。"
+                f"{_option(name)} {mine} 与 {config.weights} 的 {before} 不同,它的权重就不能用了:"
+                f"微调沿用原来的模型,请去掉 {_option(name)}。"
             )
     return config
 
 
-def _inherited(source, dataset):
-    """微调时从原来的运行沿用的设置:模型、它的形状、图像边长;folder 还有灰度或彩色。单独的权重文件没有这些。"""
-    from .data import load_info
+def _inherited(wanted):
+    """微调时从权重沿用的设置(字典):模型、它的形状、图像边长;folder 还有灰度或彩色。
+
+    别处的权重里没有模型的名字,要由 ``--model`` 给;从它沿用的只有层归一化的 epsilon。
+    """
+    from .checkpoint import read_description
     from .weights import run_of
 
+    source = wanted["weights"]
     directory = run_of(source)
-    if directory is None:
-        return {}
-    saved, info = load_config(directory), load_info(directory / "data.json")
-    values = {name: getattr(saved, name) for name in _INHERITED}
-    values["image_size"] = info.image_size
-    if dataset == "folder":
-        values["grayscale"] = info.channels == 1
+    description = None if Path(source).is_dir() else read_description(source)
+    if description is not None:
+        arguments, channels = description[0], description[0].get("in_channels", 3)
+        values = {name: arguments.get(_ARGUMENTS.get(name, name)) for name in _SHAPE}
+        values["model"] = arguments["name"]
+    elif directory is not None:
+        from .data import load_info
+
+        saved, info = load_config(directory), load_info(directory / "data.json")
+        values = {**{name: getattr(saved, name) for name in _INHERITED}, "image_size": info.image_size}
+        channels = info.channels
+    else:
+        if wanted.get("model") is None:
+            raise UserError(
+                f"{source} 是别处的权重,没有写明是哪个模型:请加上 --model,如 --model vit_small_patch16_224。"
+            )
+        from .weights import describe_weights
+
+        epsilon = describe_weights(source, wanted.get("weights_table")).epsilon
+        return {} if epsilon is None else {"epsilon": epsilon}
+    if wanted.get("dataset") == "folder":
+        values["grayscale"] = channels == 1
     return values
 
 
@@ -341,7 +428,7 @@ def _resumed_config(given):
     )
     for name in given:
         if name not in RESUME_MAY_CHANGE and getattr(changed, name) != getattr(saved, name):
-            option = "--" + name.replace("_", "-")
+            option = _option(name)
             raise UserError(
                 f"{option} {given[name]} 与 {directory} 原来的 {getattr(saved, name)} 不同:续训沿用原来的设置,"
                 f"请去掉 {option};要换设置,请用 --output 开一个新的运行。"
@@ -371,4 +458,4 @@ def load_config(directory):
         raise UserError(
             f"{directory} 不是一个运行目录(里面没有 config.yaml):请给 scripts/train.py 建立的目录,如 runs/…。"
         )
-    return make_config(_read_yaml(path), f"{path} ")
+    return make_config(as_saved_before(_read_yaml(path)), f"{path} ")

@@ -38,6 +38,7 @@ __all__ = [
     "load_data",
     "load_info",
     "parse_info",
+    "pixel_statistics",
     "read_image",
     "save_info",
     "stratified_split",
@@ -115,6 +116,10 @@ class ArrayPart:
         """一张图像,uint8 [H, W, C]。"""
         return self.images[index]
 
+    def chosen(self, indices, labels):
+        """只留下 indices 里的图像,标签换成 labels(与 indices 一一对应)。"""
+        return ArrayPart(self.images[indices], labels, self.image_size)
+
 
 class FilePart(paddle.io.Dataset):
     """图片文件组成的一部分数据,由 ``paddle.io.DataLoader`` 的进程读取、缩放。
@@ -165,6 +170,10 @@ class FilePart(paddle.io.Dataset):
     def read(self, index):
         """一张图像,uint8 [H, W, C]。"""
         return _at_size(read_image(self.paths[index], self.channels), self.image_size)
+
+    def chosen(self, indices, labels):
+        """同 ``ArrayPart.chosen``。"""
+        return FilePart([self.paths[i] for i in indices], labels, self.image_size, self.workers, self.channels)
 
 
 def _at_size(image, size, config=None, numbers=None):
@@ -291,13 +300,14 @@ def load_data(config):
     """按设置载入数据集。
 
     Args:
-        config (Config): 用到 dataset、data_dir、val_fraction、grayscale、image_size、model、workers。
+        config (Config): 用到 dataset、data_dir、val_fraction、classes、train_per_class、grayscale、image_size、
+            model、workers。
 
     Returns:
         Data: 三部分数据和说明。
 
     Raises:
-        UserError: 文件缺失、损坏、下载失败,或图片文件夹不合要求。
+        UserError: 文件缺失、损坏、下载失败,图片文件夹不合要求,或没有 classes 里的类。
     """
     size = image_size_of(config)
     if config.data_dir is not None and not Path(config.data_dir).is_dir():
@@ -312,8 +322,6 @@ def load_data(config):
     load = loaders.get(config.dataset, _load_cifar)
     (train_images, train_labels), (test_images, test_labels), classes = load(config)
     keep, val = stratified_split(train_labels, config.val_fraction)
-    pixels = train_images[keep].reshape(-1, train_images.shape[-1])
-    mean, std = pixels.mean(axis=0) / 255, pixels.std(axis=0) / 255
     parts = [
         ArrayPart(images, labels, size)
         for images, labels in (
@@ -322,7 +330,66 @@ def load_data(config):
             (test_images, test_labels),
         )
     ]
+    classes, parts = _choose(config, classes, parts)
+    pixels = parts[0].images.reshape(-1, train_images.shape[-1])
+    mean, std = pixels.mean(axis=0) / 255, pixels.std(axis=0) / 255
     return _data(config.dataset, classes, size, mean, std, *parts)
+
+
+def _choose(config, classes, parts):
+    """只留下 ``--classes`` 里的类,训练和验证部分每类至多 ``--train-per-class`` 张。
+
+    Args:
+        config (Config): 用到 dataset、classes、train_per_class。
+        classes (Sequence[str]): 全部类别名。
+        parts (list): 训练、验证、测试三部分。
+
+    Returns:
+        tuple[list[str], list]: 留下的类别名和三部分。
+    """
+    chosen = list(range(len(classes))) if config.classes is None else _class_indices(config, classes)
+    limits = (config.train_per_class, config.train_per_class, None)
+    return [classes[label] for label in chosen], [_choose_part(*pair, chosen) for pair in zip(parts, limits)]
+
+
+def _choose_part(part, limit, chosen):
+    rng = np.random.default_rng(SPLIT_SEED)
+    places = [np.flatnonzero(part.labels == label) for label in chosen]
+    places = [rng.permutation(place)[:limit] if limit else place for place in places]
+    indices, labels = np.concatenate(places), np.repeat(np.arange(len(chosen)), [len(place) for place in places])
+    order = indices.argsort()
+    if len(order) == len(part) and (labels[order] == part.labels).all():
+        return part
+    return part.chosen(indices[order], labels[order])
+
+
+def _class_indices(config, classes):
+    """``--classes`` 写的名字或序号 -> 标签的列表。"""
+    found = []
+    for word in config.classes.replace("，", ",").split(","):
+        word = word.strip()
+        if word in classes:
+            found.append(list(classes).index(word))
+        elif word.isdecimal() and int(word) < len(classes):
+            found.append(int(word))
+        else:
+            known = _shorten(tuple(classes))
+            raise UserError(
+                f"--classes 里的 {word!r} 不是 {config.dataset} 的类:请写类别名或序号 0–{len(classes) - 1}({known})。"
+            )
+    if len(found) < 2 or len(set(found)) < len(found):
+        raise UserError(f"--classes {config.classes} 不合法:至少要有 2 类,不能重复。")
+    return found
+
+
+def pixel_statistics(part):
+    """一部分图像每个通道的均值和标准差(像素按 0–1),两个元组。"""
+    count = total = squares = 0
+    for images in part.fetch([(batch, None) for batch in np.array_split(np.arange(len(part)), -(-len(part) // 64))]):
+        pixels = images.reshape(-1, images.shape[-1]).astype("float64") / 255  # [b * H * W, C]
+        count, total, squares = count + len(pixels), total + pixels.sum(axis=0), squares + (pixels**2).sum(axis=0)
+    mean = total / count  # [C]
+    return _rounded(mean, np.sqrt(np.maximum(squares / count - mean**2, 0)))
 
 
 def image_size_of(config):
@@ -333,8 +400,12 @@ def image_size_of(config):
 
 def _data(name, classes, image_size, mean, std, train, val, test):
     counts = {"train": len(train), "val": len(val), "test": len(test)}
-    mean, std = tuple(round(float(m), 6) for m in mean), tuple(round(max(float(s), 1e-3), 6) for s in std)
+    mean, std = _rounded(mean, std)
     return Data(DataInfo(name, tuple(classes), len(mean), image_size, mean, std, counts), train, val, test)
+
+
+def _rounded(mean, std):
+    return tuple(round(float(m), 6) for m in mean), tuple(round(max(float(s), 1e-3), 6) for s in std)
 
 
 def _load_digits(config):
@@ -423,7 +494,8 @@ def _load_flowers(config, size):
         paths, labels = _download(config, build, mode)
         check_images(paths)
         parts[part] = FilePart(paths, labels, size, config.workers)
-    return _data("flowers102", [str(i + 1) for i in range(102)], size, [0.5] * 3, [0.5] * 3, **parts)
+    classes, parts = _choose(config, [str(i + 1) for i in range(102)], [parts[p] for p in ("train", "val", "test")])
+    return _data("flowers102", classes, size, [0.5] * 3, [0.5] * 3, *parts)
 
 
 def _load_folder(config, size):
@@ -454,9 +526,10 @@ def _load_folder(config, size):
     for paths, _ in parts.values():
         check_images(paths)
     channels = 1 if config.grayscale else 3
-    parts = {name: FilePart(*part, size, config.workers, channels) for name, part in parts.items()}
+    parts = [FilePart(*parts[name], size, config.workers, channels) for name in ("train", "val", "test")]
+    classes, parts = _choose(config, classes, parts)
     middle = [0.5] * channels  # 均值和标准差:像素从 0–1 变成 -1–1
-    return _data("folder", classes, size, middle, middle, parts["train"], parts["val"], parts["test"])
+    return _data("folder", classes, size, middle, middle, *parts)
 
 
 def _scan(directory, classes):

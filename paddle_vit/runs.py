@@ -7,10 +7,20 @@ import time
 from functools import partial
 from pathlib import Path
 
-from .checkpoint import differences, load_weights_into, read_json, read_model, weights_path
+from .checkpoint import differences, load_weights_into, read_description, read_json, read_model, weights_path
 from .cli import describe_os_error
 from .config import load_config, save_config
-from .data import DataInfo, check_same_data, image_size_of, load_data, load_info, parse_info, save_info
+from .data import (
+    DataInfo,
+    check_same_data,
+    image_size_of,
+    load_data,
+    load_info,
+    parse_info,
+    pixel_statistics,
+    save_info,
+)
+from .distillation import Distillation
 from .errors import UserError
 from .logs import RunLog
 from .models import create_model, model_settings
@@ -23,14 +33,14 @@ __all__ = [
     "LoadedModel",
     "LoadedRun",
     "build_model",
+    "choose_normalization",
     "first_weights",
     "is_in_use",
+    "load_distillation",
     "load_model",
     "load_run",
-    "model_from",
     "open_run",
     "patches_per_image",
-    "source_statistics",
     "train",
 ]
 
@@ -60,10 +70,11 @@ def train(config):
     if rank == 0:
         print(f"{describe_runtime(runtime)}\n读取数据 {config.dataset} …", flush=True)
     with one_after_another(rank, world):
-        data = source_statistics(load_data(config), config)
+        data = choose_normalization(load_data(config), config)
     seed_everything(config.seed)
     model = build_model(config, data.info)
     report = first_weights(model, config, data.info)
+    distillation = load_distillation(config, data.info)
     with open_run(config, data.info, rank, world) as directory:
         if rank == 0:
             print(f"运行目录 {directory};看曲线:python scripts/board.py {directory.parent}", flush=True)
@@ -71,7 +82,7 @@ def train(config):
             print(f"微调:{report}", flush=True)
             save_report(report, directory / "init.json")
         make_log = partial(RunLog, directory, config.epochs, every=config.log_every, enabled=rank == 0)
-        fit(model, data, config, directory, make_log, precision, rank, world)
+        fit(model, data, config, directory, make_log, precision, rank, world, distillation)
     model.eval()
     return LoadedRun(directory, config, data.info, model)
 
@@ -165,34 +176,68 @@ def build_model(config, info):
     return create_model(**config.model_arguments(info))
 
 
-def source_statistics(data, config):
-    """微调时,让图像的均值和标准差与原来的运行相同:它的权重看惯了那样的输入。
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet 训练图像的均值和标准差,红、绿、蓝
+
+
+def choose_normalization(data, config):
+    """按设置换掉归一化用的均值和标准差;微调时默认与权重相同,它看惯了那样的输入。
 
     Args:
         data (Data): 载入的数据。
-        config (Config): 用到 init_from、resume。
+        config (Config): 用到 normalization、weights、weights_table、resume。
 
     Returns:
-        Data: 只换了 info 里的 mean 和 std;不是微调,或从单独的权重文件开始时,原样返回。
+        Data: 只换了 info 里的 mean 和 std。
+
+    Raises:
+        UserError: 通道数不对,或 weights 有误。
     """
-    if config.init_from is None:
-        return data
-    if config.resume is not None and (Path(config.resume) / "data.json").exists():
-        directory = Path(config.resume)  # 续训:原来的运行可能已经不在了
+    channels, choice = data.info.channels, config.normalization
+    record = None if config.resume is None else Path(config.resume) / "data.json"
+    if record is not None and record.exists():  # 续训:原来的权重可能已经不在了
+        saved = load_info(record)
+        mean, std = saved.mean, saved.std
+    elif choice == "half":
+        mean = std = (0.5,) * channels
+    elif choice == "imagenet":
+        mean, std = IMAGENET
+    elif choice == "data":
+        mean, std = pixel_statistics(data.train)
+    elif config.weights is not None:
+        mean, std = _normalization_of(config.weights, config.weights_table) or (data.info.mean, data.info.std)
     else:
-        directory = run_of(config.init_from)
-    if directory is None:
         return data
-    source = load_info(directory / "data.json")
-    return dataclasses.replace(data, info=dataclasses.replace(data.info, mean=source.mean, std=source.std))
+    if len(mean) != channels:
+        source = config.weights if choice == "auto" else f"--normalization {choice}"
+        raise UserError(
+            f"{source} 的均值有 {len(mean)} 个通道,图像是 {channels} 个:请换数据;folder 的图片可以用 --grayscale 或"
+            " --no-grayscale 选灰度或彩色。"
+        )
+    return dataclasses.replace(data, info=dataclasses.replace(data.info, mean=tuple(mean), std=tuple(std)))
+
+
+def _normalization_of(source, table):
+    """权重训练时的 (均值, 标准差);不知道时是 ``None``。"""
+    directory = run_of(source)
+    if directory is not None:
+        info = load_info(directory / "data.json")
+        return info.mean, info.std
+    description = read_description(source)
+    if description is not None:
+        info = description[1]
+        return None if info is None else (info["mean"], info["std"])
+    from .weights import describe_weights
+
+    known = describe_weights(source, table)
+    return None if known.mean is None else (known.mean, known.std)
 
 
 def first_weights(model, config, info):
-    """微调时,训练开始之前把原来的运行的权重放进模型;续训时检查点里什么都有,不再放。
+    """微调时,训练开始之前把权重放进模型;续训时检查点里什么都有,不再放。
 
     Args:
-        model (ViT): 刚建好的模型。
-        config (Config): 用到 init_from、resume。
+        model (nn.Layer): 刚建好的模型。
+        config (Config): 用到 weights、weights_table、resume。
         info (DataInfo): 新数据的说明,用到类别名。
 
     Returns:
@@ -202,9 +247,58 @@ def first_weights(model, config, info):
         UserError: 见 ``weights.load_weights``。
     """
     begun = config.resume is not None and (Path(config.resume) / "last.safetensors").exists()
-    if config.init_from is None or begun:
+    if config.weights is None or begun:
         return None
-    return load_weights(model, config.init_from, classes=info.classes)
+    return load_weights(model, config.weights, table=config.weights_table, classes=info.classes)
+
+
+def load_distillation(config, info):
+    """读蒸馏的老师。
+
+    Args:
+        config (Config): 用到 teacher、teacher_model 和 distillation 开头的几个。
+        info (DataInfo): 学生的数据的说明。
+
+    Returns:
+        Distillation | None: 不蒸馏时是 ``None``。
+
+    Raises:
+        UserError: 没有老师的文件,它已损坏,或与学生的类别、通道数不同。
+    """
+    if config.distillation_kind == "none":
+        return None
+    source = Path(config.teacher)
+    if not source.exists():
+        raise UserError(f"没有老师 {source}:蒸馏时(续训也一样)它必须在,请检查 --teacher 的路径。")
+    if config.teacher_model is None:
+        if not source.is_dir() and read_description(source) is None:
+            raise UserError(f"{source} 是别处的权重,没有写明是哪个模型:请用 --teacher-model 写明。")
+        loaded = load_model(source)
+        teacher, teacher_info = loaded.model, loaded.info
+    else:
+        teacher, teacher_info = _foreign_teacher(config, info)
+    settings = (config.distillation_kind, config.distillation_alpha, config.distillation_temperature)
+    return Distillation(teacher, teacher_info, info, *settings)
+
+
+def _foreign_teacher(config, info):
+    """别处的权重作老师:不知道类别名,只要求类别数和通道数与数据相同。"""
+    from .weights import describe_weights
+
+    image_size = model_settings(config.teacher_model).get("image_size", info.image_size)
+    shape = dict(image_size=image_size, in_channels=info.channels, num_classes=len(info.classes))
+    known = describe_weights(config.teacher)
+    if known.epsilon is not None:
+        shape["epsilon"] = known.epsilon
+    teacher = create_model(config.teacher_model, **shape)
+    report = load_weights(teacher, config.teacher)
+    if report.fresh:
+        raise UserError(
+            f"老师 {config.teacher} 的分类头与数据的 {len(info.classes)} 类对不上({'、'.join(report.fresh)}):"
+            "请先把它在这些类上微调,再作老师。"
+        )
+    mean, std = (info.mean, info.std) if known.mean is None else (tuple(known.mean), tuple(known.std))
+    return teacher, dataclasses.replace(info, image_size=image_size, mean=mean, std=std)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -288,28 +382,10 @@ def load_model(source):
         raise UserError(
             f"{source} 里没有类别名、均值和标准差,不知道怎样给图片分类:请用 scripts/import_weights.py 重新转换并写明。"
         )
-    model = model_from(arguments, source)
+    model = create_model(**arguments)
     details = differences(model.state_dict(), tensors)
     if details:
         raise UserError(f"{source} 的权重与它自己的说明不符:{details}。请重新转换或训练。")
     model.set_state_dict(tensors)
     model.eval()
     return LoadedModel(source, parse_info(info, source), model)
-
-
-def model_from(arguments, source):
-    """按权重文件里的说明建模型。
-
-    Args:
-        arguments (dict): ``create_model`` 的全部参数。
-        source (str | Path): 说明从哪里来,写进提示。
-
-    Raises:
-        UserError: 说明里有这一版不认识的参数,或不合法的值。
-    """
-    try:
-        return create_model(**arguments)
-    except TypeError:
-        raise UserError(
-            f"{source} 的说明里有这一版不认识的模型参数({'、'.join(arguments)}):请升级 paddle_vit。"
-        ) from None

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import math
+import re
 import signal
 import threading
 import time
@@ -15,7 +16,7 @@ import paddle.nn.functional as F
 from .attention_maps import attention_weights, has_windows, heads_figure, maps_figure, rollout, token_map
 from .augment import normalize, to_pixels
 from .checkpoint import atomic_write, load_weights_into, read_state, save_model, weights_path, write_state
-from .config import Config, result_settings
+from .config import Config, as_saved_before, result_settings
 from .data import step_size, training_batches, varied_indices
 from .errors import UserError
 from .evaluation import evaluate
@@ -26,9 +27,6 @@ from .runtime import autocast
 
 __all__ = ["Ema", "choose_trained", "fit", "is_decayed", "learning_rate", "make_optimizer"]
 
-# 不是一维、也不衰减的参数:它们是加到 token 或分数上的量,不是矩阵
-NOT_DECAYED = ("class_token", "distillation_token", "register_tokens", "position_embedding")
-NOT_DECAYED += ("relative_position_bias_table",)
 FIGURE_STEPS = 80  # 混淆矩阵、判错的图像和注意力至少隔这么多步画一次:画一次与几步到几十步训练一样慢
 
 
@@ -42,14 +40,49 @@ def learning_rate(step, config, steps_per_epoch):
     return config.min_lr + (config.lr - config.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
+# 不是矩阵的多维参数
+_NOT_DECAYED = ("class_token", "distillation_token", "register_tokens", "position_embedding")
+_NOT_DECAYED += ("relative_position_bias_table",)
+
+
 def is_decayed(name, parameter):
     """权重衰减只用于矩阵和卷积核:偏置、归一化层(都是一维)、各种 token、位置编码和 Swin 的偏置表不衰减。"""
-    return parameter.ndim > 1 and name.split(".")[-1] not in NOT_DECAYED
+    return parameter.ndim > 1 and name.split(".")[-1] not in _NOT_DECAYED
+
+
+def layers_of(names):
+    """每个参数在第几层(字典):图块嵌入、token 和位置编码是 0,第 i 个编码器是 i,最后的归一化和头是 L + 1。
+
+    Swin 的块(block)从第一级数到最后一级;一级末尾的图块合并与它前面的块同层。
+
+    Args:
+        names (Iterable[str]): 模型的参数名,按 ``named_parameters()`` 的次序(从输入到输出)。
+    """
+    layers, blocks = {}, []
+    for name in names:
+        block = re.match(r"encoders\.\d+\.|stages\.\d+\.blocks\.\d+\.", name)
+        if block is not None and block[0] not in blocks:
+            blocks.append(block[0])
+        layers[name] = len(blocks)
+    top = {name for name in layers if is_head(name) or name.startswith(("norm.", "pool_norm."))}
+    return {name: len(blocks) + 1 if name in top else layer for name, layer in layers.items()}
+
+
+def learning_rate_scales(model, layer_decay):
+    """每个参数的学习率要乘的数(字典):第 l 层是 layer_decay ** (L + 1 - l),L 是编码器的层数。
+
+    越靠近输入的层学到的越通用,微调时动得越少越好。来源:ELECTRA(arXiv 2003.10555)、BEiT(arXiv 2106.08254)。
+    """
+    layers = layers_of(name for name, _ in model.named_parameters())
+    return {name: layer_decay ** (max(layers.values()) - layer) for name, layer in layers.items()}
 
 
 def make_optimizer(model, config):
-    """AdamW(arXiv 1711.05101);学习率由训练循环每步设置。"""
+    """AdamW(arXiv 1711.05101);学习率由训练循环每步设置,逐层衰减时每个参数再乘自己的那个数(权重衰减也跟着乘)。"""
     decayed = {parameter.name for name, parameter in model.named_parameters() if is_decayed(name, parameter)}
+    scales = learning_rate_scales(model, config.layer_decay)
+    for name, parameter in model.named_parameters():
+        parameter.optimize_attr["learning_rate"] = scales[name]
     return paddle.optimizer.AdamW(
         learning_rate=config.lr,
         beta2=config.beta2,
@@ -168,7 +201,7 @@ def choose_trained(model, train_only):
 
     Args:
         model (ViT): 模型。
-        train_only (str): ``'all'`` 全部没有冻结的;``'head'`` 只有分类头(两个头时是两个)。
+        train_only (str): ``'all'`` 全部没有冻结的;``'head'`` 只有分类头(有蒸馏头时也算)。
 
     Returns:
         list[Parameter]: 要训练的参数。
@@ -179,11 +212,22 @@ def choose_trained(model, train_only):
     return [parameter for parameter in model.parameters() if not parameter.stop_gradient]
 
 
+def label_objective(model, images, targets, precision=None):
+    """没有老师时的训练目标:对标签的交叉熵;模型有两个头时,用它们的平均,与预测时相同。
+
+    参数和返回值同 ``distillation.Distillation``。
+    """
+    with autocast(precision):
+        logits = model(images)  # [b, K]
+    return logits, F.cross_entropy(logits.astype("float32"), targets, soft_label=True)
+
+
 class _Trainer:
     """把模型、优化器、EMA 和进度放在一起,好整个存进检查点。"""
 
-    def __init__(self, model, data, config, directory, precision, rank, world):
+    def __init__(self, model, data, config, directory, precision, rank, world, distillation):
         self.model, self.data, self.config, self.directory = model, data, config, directory
+        self.objective = distillation or label_objective
         self.trained = choose_trained(model, config.train_only)
         self.precision, self.rank, self.world = precision, rank, world
         self.optimizer = make_optimizer(model, config)
@@ -212,10 +256,8 @@ class _Trainer:
         pieces = list(zip(np.array_split(images, chunks), np.array_split(targets, chunks)))
         p, loss_sum, correct = self.progress, 0.0, 0
         for x, y in pieces:
-            with autocast(self.precision):
-                logits = self.model(paddle.to_tensor(x))  # [b, K]
-            y = paddle.to_tensor(y)
-            loss = F.cross_entropy(logits.astype("float32"), y, soft_label=True)
+            x, y = paddle.to_tensor(x), paddle.to_tensor(y)
+            logits, loss = self.objective(self.model, x, y, self.precision)  # [b, K] 和一个数
             share = len(x) / len(images) / self.world  # 这一块在全部图像里所占的份额
             self.scaler.scale(loss * share).backward()
             loss_sum += float(loss) * len(x)
@@ -376,7 +418,7 @@ class _Trainer:
             return None
         tensors, metadata = read_state(path)
         now = result_settings(self.config)
-        before = {**result_settings(Config()), **metadata["config"]}  # 旧版存的检查点里没有新添的设置
+        before = {**result_settings(Config()), **as_saved_before(metadata["config"])}  # 旧版存的里没有新添的设置
         changed = [name for name in now if now[name] != before[name]]
         if changed:
             name = changed[0]
@@ -419,7 +461,7 @@ def _is_now_and_then(epoch, epochs, least=1):
     return epoch == 0 or epoch == epochs - 1 or (epoch + 1) % max(least, epochs // 10) == 0
 
 
-def fit(model, data, config, directory, make_log, precision=None, rank=0, world=1):
+def fit(model, data, config, directory, make_log, precision=None, rank=0, world=1, distillation=None):
     """整个训练:每轮训练、验证、存检查点;最后在测试集上评估一次,写 summary.json。
 
     目录里有检查点时接着训练,结果与从未中断的训练相同。
@@ -432,6 +474,7 @@ def fit(model, data, config, directory, make_log, precision=None, rank=0, world=
         make_log (Callable): (每轮步数, 续训位置) -> ``RunLog``。
         precision (str | None): 混合精度的类型,``None`` 是 float32。
         rank, world (int): 本进程的序号和进程总数。
+        distillation (Distillation | None): 有老师时的训练目标。
 
     Returns:
         dict: summary.json 的内容。
@@ -439,7 +482,7 @@ def fit(model, data, config, directory, make_log, precision=None, rank=0, world=
     Raises:
         UserError: 损失变成 NaN、检查点损坏、磁盘满等。
     """
-    trainer = _Trainer(model, data, config, directory, precision, rank, world)
+    trainer = _Trainer(model, data, config, directory, precision, rank, world, distillation)
     position = trainer.restore()
     if world > 1:
         share_weights(model)
@@ -464,6 +507,8 @@ def _fit(trainer, log, resumed):
     log.say(f"模型 {config.model}:{parameters:,} 个参数;每轮 {trainer.steps_per_epoch} 步,每步 {trainer.batch} 张")
     if config.train_only != "all":
         log.say(f"只训练分类头:{sum(parameter.size for parameter in trainer.trained):,} 个参数,其余冻结")
+    if config.distillation_kind != "none":
+        log.say(f"蒸馏({config.distillation_kind}):老师 {config.teacher},损失占 {config.distillation_alpha:.0%}")
     if trainer.steps_per_epoch < 5:
         log.say(f"提示:每轮只更新 {trainer.steps_per_epoch} 次,学得很慢;请调小 --batch-size,或加大 --epochs。")
     if info.counts["val"] < 50:

@@ -23,18 +23,30 @@ from paddle_vit.attention_maps import (
     side_by_side,
     token_map,
 )
+from paddle_vit.swin import SwinTransformer
 
 rng = np.random.default_rng(0)
-# 汇聚方式、位置编码、图像、图块、通道
+# 汇聚方式、位置编码、图像、图块、通道、别的 token
 KINDS = [
-    ("avg", "none", 8, 4, 1),
-    ("avg", "learnable", (8, 12), (4, 2), 3),
-    ("cls", "sincos", (12, 8), 4, 1),
-    ("cls", "none", 8, 2, 3),
+    ("avg", "none", 8, 4, 1, {}),
+    ("avg", "learnable", (8, 12), (4, 2), 3, {}),
+    ("cls", "sincos", (12, 8), 4, 1, {}),
+    ("cls", "none", 8, 2, 3, {}),
+    ("cls", "learnable", (8, 12), (4, 2), 1, dict(distillation=True, register_tokens=3)),
+    ("avg", "learnable", 8, 4, 3, dict(class_token=True, register_tokens=2)),
+]
+# 汇聚方式、别的 token、它们的个数、分类头用到的 token
+PREFIXES = [
+    ("avg", {}, 0, slice(0, None)),
+    ("cls", {}, 1, slice(0, 1)),
+    ("avg", dict(class_token=True, register_tokens=2), 3, slice(3, None)),
+    ("cls", dict(distillation=True), 2, slice(0, 2)),
+    ("cls", dict(distillation=True, register_tokens=3), 5, slice(0, 2)),
 ]
 
 
-def make_model(pool="avg", position="none", image_size=8, patch_size=4, channels=1, **options):
+def make_model(pool="avg", position="none", image_size=8, patch_size=4, channels=1, tokens=None, **options):
+    options = {**(tokens or {}), **options}
     settings = dict(embed_dim=8, depth=3, num_heads=2, num_classes=3, qkv_bias=True, position_std=0.5)
     settings.update(pool=pool, position_embedding=position, image_size=image_size, patch_size=patch_size)
     model = ViT(in_channels=channels, **{**settings, **options})
@@ -71,7 +83,7 @@ def test_weights_equal_the_layers_own_and_numpy(kind):
     for hook in hooks:
         hook.remove()
     weights = attention_weights(model, images)
-    N = model.patch_embed.num_patches + (kind[0] == "cls")
+    N = model.patch_embed.num_patches + model.num_prefix_tokens
     assert weights.shape == (3, 2, 2, N, N) and weights.dtype == np.float32
     np.testing.assert_allclose(weights.sum(axis=-1), 1, atol=1e-5)
     for layer, x, recorded in zip(layers, inputs, weights):
@@ -164,10 +176,10 @@ def test_rollout_equals_loops():
 
 def plant(model, target):
     """改成每一层所有 token 都只看第 target 个 token:q 是常数,指向它的 k;残差支路关掉。"""
-    D = model.norm.weight.shape[0]
+    D, R = model.norm.weight.shape[0], 0 if model.register_tokens is None else model.register_tokens.shape[1]
     model.patch_embed.patch_embedding.weight.set_value(paddle.zeros_like(model.patch_embed.patch_embedding.weight))
     model.patch_embed.patch_embedding.bias.set_value(paddle.zeros([D]))
-    x = model.position_embedding.numpy()[0, target]
+    x = model.position_embedding.numpy()[0, target - R]
     x = (x - x.mean()) / x.std()
     for encoder in model.encoders:
         encoder.attn_norm.weight.set_value(paddle.ones([D]))
@@ -180,12 +192,12 @@ def plant(model, target):
             layer.bias.set_value(paddle.zeros_like(layer.bias))
 
 
-@pytest.mark.parametrize("pool", ["avg", "cls"])
-def test_a_planted_peak_is_found(pool):
-    model = make_model(pool, "learnable", (8, 12), (4, 2), num_heads=1)
+@pytest.mark.parametrize("pool, tokens, prefix, _", PREFIXES)
+def test_a_planted_peak_is_found(pool, tokens, prefix, _):
+    model = make_model(pool, "learnable", (8, 12), (4, 2), num_heads=1, tokens=tokens)
     row, column = 1, 4
     patch = row * 6 + column
-    target = patch + (pool == "cls")
+    target = patch + prefix
     plant(model, target)
     weights = attention_weights(model, make_images(model))
     assert (weights[..., target] > 0.99).all()
@@ -276,13 +288,13 @@ def test_the_patch_that_decides_the_class_is_highlighted():
 
 
 def test_token_map_rows():
-    for pool, classes in (("avg", 0), ("cls", 1)):
-        model = make_model(pool, "none", (8, 12), 4)
-        N = 6 + classes
+    for pool, tokens, prefix, outputs in PREFIXES:
+        model = make_model(pool, "none", (8, 12), 4, tokens=tokens)
+        N = 6 + prefix
         matrix = rng.random((2, N, N)).astype("float32")
-        default = matrix[:, 0, 1:] if classes else matrix.mean(axis=1)
-        np.testing.assert_allclose(token_map(matrix, model), default.reshape(2, 2, 3))
-        expected = matrix[:, classes + 5, classes:].reshape(2, 2, 3)
+        default = matrix[:, outputs, prefix:].mean(axis=1)
+        np.testing.assert_allclose(token_map(matrix, model), default.reshape(2, 2, 3), rtol=1e-6)
+        expected = matrix[:, prefix + 5, prefix:].reshape(2, 2, 3)
         np.testing.assert_array_equal(token_map(matrix, model, (1, 2)), expected)
         np.testing.assert_array_equal(token_map(matrix, model, 5), expected)
         for query in ((2, 0), (0, 3), (-1, 0), 6, -1):
@@ -291,16 +303,16 @@ def test_token_map_rows():
 
 
 def test_attention_distance_closed_forms():
-    for pool, classes in (("avg", 0), ("cls", 1)):
-        model = make_model(pool, "none", (8, 16), (4, 8))  # 2 x 2 个图块,相距 4 和 8 像素
-        N = 4 + classes
+    for pool, tokens, prefix, _ in PREFIXES:
+        model = make_model(pool, "none", (8, 16), (4, 8), tokens=tokens)  # 2 x 2 个图块,相距 4 和 8 像素
+        N = 4 + prefix
         uniform = np.full((3, 2, 2, N, N), 1 / N, "float32")
         np.testing.assert_allclose(attention_distance(uniform, model), (4 + 8 + np.hypot(4, 8)) / 4, rtol=1e-6)
         itself = np.broadcast_to(np.eye(N, dtype="float32"), uniform.shape)
         np.testing.assert_array_equal(attention_distance(itself, model), np.zeros((3, 2)))
-        if classes:  # 给 class token 的注意力不算,其余归一化
+        if prefix:  # 给 class token 等的注意力不算,其余归一化
             half = 0.5 * itself
-            half[..., 0] += 0.5
+            half[..., prefix - 1] += 0.5
             np.testing.assert_allclose(attention_distance(half, model), 0)
     swap = np.zeros((1, 1, 2, 4, 4), "float32")
     model = make_model("avg", "none", (8, 16), (4, 8))
@@ -319,8 +331,9 @@ def test_position_similarity_equals_the_formula():
             np.testing.assert_allclose(similarity[i, j], cosine, atol=1e-6)
     np.testing.assert_array_equal(similarity[5], np.zeros(6))
     assert position_table(make_model("cls", "none")) is None
-    model = make_model("cls", "learnable")
-    np.testing.assert_array_equal(position_table(model), model.position_embedding.numpy()[0, 1:])
+    for tokens, special in (({}, 1), (dict(distillation=True, register_tokens=3), 2)):
+        model = make_model("cls", "learnable", tokens=tokens)
+        np.testing.assert_array_equal(position_table(model), model.position_embedding.numpy()[0, special:])
 
 
 def test_bad_arguments():
@@ -330,6 +343,10 @@ def test_bad_arguments():
             gradient_rollout(model, make_images(model), class_index)
     with pytest.raises(UserError, match="Attention"):
         attention_weights(paddle.nn.Linear(2, 2), np.zeros((1, 2), "float32"))
+    swin = SwinTransformer(8, 2, 1, 3, embed_dim=8, depths=(1, 1), num_heads=(1, 2))
+    for function in (attention_weights, gradient_rollout):
+        with pytest.raises(UserError, match="SwinTransformer 的注意力在小窗口里"):
+            function(swin, np.zeros((1, 1, 8, 8), "float32"))
     with pytest.raises(UserError, match="position-embedding"):
         position_figure(model)
     with pytest.raises(UserError, match="5 个通道"):

@@ -4,8 +4,11 @@ import re
 import pytest
 import yaml
 
-from paddle_vit import UserError, ViT
+from paddle_vit import UserError, ViT, create_model
 from paddle_vit.config import RECIPES, Config, _choices, load_config, make_config, parse_config, save_config
+from paddle_vit.data import DataInfo
+
+INFO = DataInfo("digits", ("零", "一", "二"), 1, 8, (0.5,), (0.5,), {})
 
 
 def test_flags_override_the_recipe_which_overrides_the_defaults(tmp_path):
@@ -39,7 +42,8 @@ def test_every_recipe_is_valid_and_states_its_command(path):
 
 def test_a_named_model_keeps_its_shape():
     config = parse_config(["--dataset", "cifar10", "--model", "vit_small", "--depth", "3"])
-    assert config.model_overrides() == {"depth": 3, "dropout": 0.0, "attention_dropout": 0.0, "drop_path": 0.1}
+    shape = {"name": "vit_small_patch16_224", "image_size": 8, "in_channels": 1, "num_classes": 3, "depth": 3}
+    assert config.model_arguments(INFO) == {**shape, "dropout": 0.0, "attention_dropout": 0.0, "drop_path": 0.1}
     assert config.image_size is None and config.mixup == 0.8  # 配方里的其余设置照旧
 
 
@@ -52,7 +56,7 @@ def test_the_choices_are_the_models(name):
     assert list(_choices(field)) == offered
     for choice in offered:
         config = parse_config(["--recipe", "none", f"--{name.replace('_', '-')}", choice])
-        ViT(**{"image_size": 8, "patch_size": 4, "depth": 1, **config.model_overrides()})
+        create_model(**{"patch_size": 4, "depth": 1, **config.model_arguments(INFO)})
 
 
 def test_underscores_are_hyphens():
@@ -101,8 +105,16 @@ def test_help_lists_every_setting_in_chinese(capsys):
         (["--threads", "999999999"], ("--threads", "1024")),
         (["--data-dir", "x", "--dataset", "digits"], ("--data-dir", "digits")),
         (["--seed", "99999999999999999999"], ("--seed", "小于")),
-        (["--model", "resnet"], ("resnet", "vit_base_patch16_224")),
+        (["--model", "resnet"], ("resnet", "vit_base")),
         (["--recipe", "nothing"], ("nothing", "digits")),
+        (["--init-from", "runs/x"], ("--init-from", "--weights")),
+        (["--layer-decay", "0"], ("--layer-decay", "大于 0")),
+        (["--layer-decay", "1.1"], ("--layer-decay", "小于等于 1")),
+        (["--distillation", "soft"], ("soft", "--teacher")),
+        (["--teacher-model", "vit_tiny"], ("--teacher-model", "--teacher")),
+        (["--weights-table", "t.yaml"], ("--weights-table", "--weights")),
+        (["--weights", "no/such/file"], ("no/such/file",)),
+        (["--normalization", "zero"], ("zero", "imagenet")),
         (["--recipe", "no/such.yaml"], ("no/such.yaml",)),
         (["--resume", "no/such/run"], ("no/such/run", "config.yaml")),
     ],
@@ -120,6 +132,7 @@ def test_errors_name_the_value_and_the_expectation(argv, words):
     [
         ("epoch: 3", ("epoch", "epochs")),
         ("qkv_biass: true", ("qkv_biass", "qkv_bias")),
+        ("init_from: no/such/run", ("no/such/run",)),
         ("flip: perhaps", ("flip", "perhaps", "true", "bad.yaml")),
         ("lr: abc", ("bad.yaml", "lr", "abc")),
         ("3: 4", ("3",)),

@@ -25,7 +25,7 @@ from paddle_vit.data import ArrayPart, DataInfo, load_data
 from paddle_vit.doctor import Run, diagnose, load_records, report
 from paddle_vit.health import neighbour_top1
 from paddle_vit.logs import RunLog
-from paddle_vit.runs import build_model, first_weights, open_run, source_statistics
+from paddle_vit.runs import build_model, choose_normalization, first_weights, open_run
 from paddle_vit.runtime import seed_everything
 from paddle_vit.training import fit
 from paddle_vit.weights import save_report
@@ -53,7 +53,7 @@ class QuickLog(RunLog):
 def train(directory, *options, change_data=None, change_model=None):
     """一次真的训练;change_data、change_model 把毛病种进去。"""
     config = parse_config([*SMALL, *map(str, options), "--output", str(directory)])
-    data = source_statistics(load_data(config), config)
+    data = choose_normalization(load_data(config), config)
     data = change_data(data) if change_data else data
     seed_everything(config.seed)
     model = build_model(config, data.info)
@@ -364,7 +364,7 @@ def test_a_folder_of_pictures(tmp_path, shuffle):
 @pytest.mark.slow
 def test_healthy_fine_tuning_has_no_finding(tmp_path):
     source = train(tmp_path / "source")
-    common = [*write_pictures(tmp_path / "pictures", shuffle=False)[:4], "--init-from", source, "--epochs", 5]
+    common = [*write_pictures(tmp_path / "pictures", shuffle=False)[:4], "--weights", source, "--epochs", 5]
     for case, options in {"all": ["--lr", 3e-4], "head": ["--train-only", "head"]}.items():
         assert names(train(tmp_path / case, *common, *options)) == [], case
 

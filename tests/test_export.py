@@ -10,6 +10,7 @@ from paddle_vit import UserError, ViT, export
 from paddle_vit import runtime as runtime_module
 from paddle_vit.evaluation import evaluate
 from paddle_vit.export import FastModel, prediction_model
+from paddle_vit.swin import SwinTransformer
 
 CPU = {"device": "cpu", "threads": 1}
 SMALL = dict(image_size=16, patch_size=4, in_channels=3, num_classes=7, embed_dim=24, depth=2, num_heads=3)
@@ -117,6 +118,12 @@ def test_an_unwritable_directory_falls_back(tmp_path, monkeypatch):
     same, name, note = prediction_model(model, CPU, 1, "inference")
     assert same is model and name == "动态图"
     assert "\n" not in note and "none" in note and "改用" in note
+
+
+def test_swin_falls_back():
+    model = SwinTransformer(16, 4, 3, 7, embed_dim=12, depths=(1, 1), num_heads=(1, 2))
+    same, name, note = prediction_model(model, CPU, 1, "inference")
+    assert same is model and name == "动态图" and "SwinTransformer" in note and "\n" not in note
 
 
 def test_a_changed_model_falls_back():

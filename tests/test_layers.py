@@ -17,6 +17,7 @@ from paddle_vit import (
     sincos_position_embedding,
     sincos_position_embedding_1d,
 )
+from paddle_vit.layers import NormalizedAttention
 
 erf = np.vectorize(math.erf)
 EMPTY = inspect.Parameter.empty
@@ -204,6 +205,47 @@ def test_encoder_layer_agrees_with_paddle():
         reference.set_state_dict(mine.state_dict())
     x = paddle.randn([2, 7, 16])
     np.testing.assert_allclose(ours(x).numpy(), theirs(x).numpy(), atol=1e-5)
+
+
+def numpy_norm(x, layer):
+    x = x.astype("float64")
+    x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + layer._epsilon)
+    return x * layer.weight.numpy() + layer.bias.numpy()
+
+
+@pytest.mark.parametrize("need_weights", [True, False])
+@pytest.mark.parametrize("qk_scale", [None, 0.3])
+def test_qk_norm_equals_numpy(qk_scale, need_weights):
+    layer = NormalizedAttention(12, 3, qkv_bias=True, qk_scale=qk_scale, epsilon=1e-3)
+    for parameter in layer.parameters():
+        parameter.set_value(parameter + 0.5 * paddle.randn(parameter.shape))
+    x = paddle.randn([2, 5, 12])
+    qkv = x.numpy().astype("float64") @ layer.qkv.weight.numpy() + layer.qkv.bias.numpy()
+    q, k, v = qkv.reshape(2, 5, 3, 3, 4).transpose(2, 0, 3, 1, 4)  # 各 [B, h, N, d]
+    q, k = numpy_norm(q, layer.q_norm), numpy_norm(k, layer.k_norm)
+    scores = np.exp(q @ k.swapaxes(-1, -2) * (0.5 if qk_scale is None else qk_scale))  # d = 4,4 ** -0.5 = 0.5
+    weights = scores / scores.sum(-1, keepdims=True)
+    z = (weights @ v).transpose(0, 2, 1, 3).reshape(2, 5, 12)
+    found, found_weights = layer(x, need_weights=need_weights)
+    np.testing.assert_allclose(found.numpy(), z @ layer.proj.weight.numpy() + layer.proj.bias.numpy(), atol=1e-4)
+    if need_weights:
+        np.testing.assert_allclose(found_weights.numpy(), weights, atol=1e-5)
+
+
+def test_layer_scale_multiplies_both_branches():
+    layer = EncoderLayer(8, 2, layer_scale=0.25)
+    plain = EncoderLayer(8, 2)
+    plain.set_state_dict({name: value for name, value in layer.state_dict().items() if "gamma" not in name})
+    for scale in (layer.attn_scale, layer.mlp_scale):
+        np.testing.assert_array_equal(scale.gamma.numpy(), np.full(8, 0.25, "float32"))
+        scale.gamma.set_value(paddle.randn([8]))
+    x = paddle.randn([2, 5, 8])
+    z = x.numpy() + layer.attn_scale.gamma.numpy() * plain.attn(plain.attn_norm(x))[0].numpy()
+    branch = plain.mlp(plain.mlp_norm(paddle.to_tensor(z))).numpy()
+    np.testing.assert_allclose(layer(x).numpy(), z + layer.mlp_scale.gamma.numpy() * branch, atol=1e-5)
+    for scale in (layer.attn_scale, layer.mlp_scale):
+        scale.gamma.set_value(paddle.zeros([8]))
+    np.testing.assert_array_equal(layer(x).numpy(), x.numpy())
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def test_training_commands_are_valid(name):
     assert len(commands) >= 8
     for command in commands:
         argv = shlex.split(command.replace("…", ""))
-        if "--resume" not in argv and "--init-from" not in argv:  # 这两个要有真的运行目录
+        if "--resume" not in argv and "--weights" not in argv:  # 这两个要有真的运行目录
             parse_config(argv)
 
 

@@ -94,7 +94,7 @@ def test_a_checkpoint_without_the_newest_settings_resumes(tiny_run, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)
     tensors, metadata = read_state(run / "last.safetensors")
-    del metadata["config"]["init_from"], metadata["config"]["train_only"]
+    del metadata["config"]["weights"], metadata["config"]["train_only"]
     write_state(run / "last.safetensors", tensors, metadata)
     assert "训练已完成" in run_script("train", "--resume", run, check=0).stdout
 

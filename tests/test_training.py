@@ -1,3 +1,4 @@
+import json
 import math
 
 import numpy as np
@@ -8,8 +9,9 @@ from paddle_vit import UserError, ViT, create_model
 from paddle_vit.config import make_config
 from paddle_vit.data import ArrayPart, DataInfo
 from paddle_vit.evaluation import evaluate
+from paddle_vit.health import Health
 from paddle_vit.pictures import _chinese_font
-from paddle_vit.training import Ema, _is_now_and_then, _Trainer, learning_rate, make_optimizer
+from paddle_vit.training import Ema, _is_now_and_then, _Trainer, choose_trained, learning_rate, make_optimizer
 
 INFO = DataInfo("toy", ("a", "b", "c"), 1, 8, (0.5,), (0.25,), {"train": 40, "val": 10, "test": 10})
 
@@ -45,15 +47,27 @@ def test_learning_rate_warms_up_and_anneals():
     assert learning_rate(4, short, 5) == 1.0  # 预热不超过一半
 
 
-def test_weight_decay_spares_biases_norms_tokens_and_positions():
-    model = create_model("vit_tiny", depth=1, image_size=32)
+SPARED = ("class_token", "distillation_token", "register_tokens", "position_embedding")
+SPARED += ("relative_position_bias_table", "gamma")
+
+
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("vit_tiny", dict(depth=1)),
+        ("deit_tiny_distilled", dict(depth=1, register_tokens=2, layer_scale=0.1, qk_norm=True)),
+        ("swin_tiny", dict(embed_dim=12, depths=(1, 1), num_heads=(1, 2))),
+    ],
+)
+def test_weight_decay_spares_biases_norms_tokens_and_positions(name, options):
+    model = create_model(name, image_size=32, **options)
     optimizer = make_optimizer(model, make_config({"lr": 0.1, "weight_decay": 0.5}))
     before = {name: parameter.numpy().copy() for name, parameter in model.named_parameters()}
     for parameter in model.parameters():
         parameter.grad = paddle.zeros_like(parameter)
     optimizer.step()
     for name, parameter in model.named_parameters():
-        spared = name.endswith("bias") or "norm" in name or name in ("class_token", "position_embedding")
+        spared = name.endswith("bias") or "norm" in name or name.split(".")[-1] in SPARED
         expected = before[name] * (1 if spared else 1 - 0.1 * 0.5)
         np.testing.assert_allclose(parameter.numpy(), expected, rtol=1e-5, atol=1e-8, err_msg=name)
 
@@ -199,3 +213,40 @@ def test_attention_is_logged_as_figures_with_titles():
         assert [label.get_text() for label in heads.get_yticklabels()] == ["第 1 层", "第 2 层"]
         assert figures["attention/rollout"][1].get_suptitle() == "第 1 轮看图像的哪里"
     trainer(model, attention_images=0).log_attention(None)
+
+
+@pytest.mark.parametrize("name", ["vit", "distilled", "swin"])
+def test_health_sees_the_images_of_every_model(name, tmp_path):
+    """蒸馏训练两个头时调用的是 forward_heads。"""
+    if name == "swin":
+        model = create_model("swin_tiny", image_size=8, in_channels=1, embed_dim=12, depths=(1, 1), num_heads=(1, 2))
+    else:
+        model = small_model(pool="cls", distillation=name == "distilled")
+    health = Health(tmp_path)
+    health.watch(model)
+    images = {"train": 2 + 3 * paddle.randn([8, 1, 8, 8]), "val": paddle.randn([8, 1, 8, 8])}
+    for part, x in images.items():
+        model.train() if part == "train" else model.eval()
+        model.forward_heads(x) if (name, part) == ("distilled", "train") else model(x)
+    for part, x in images.items():
+        np.testing.assert_allclose(health.record["seen"][part]["mean"], float(x.mean()), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(health.record["seen"][part]["std"], x.numpy().std(), rtol=1e-4)
+        assert health.record["seen"][part]["are_probabilities"] is False
+    before = json.dumps(health.record)
+    model(paddle.ones([8, 1, 8, 8]))  # 只记第一次
+    assert json.dumps(health.record) == before
+    assert not model._forward_post_hooks and not model.patch_embed._forward_pre_hooks
+
+
+def test_attention_of_swin_is_not_logged():
+    model = create_model("swin_tiny", image_size=8, in_channels=1, embed_dim=12, depths=(1, 1), num_heads=(1, 2))
+    trainer(model, attention_images=2).log_attention(None)
+
+
+@pytest.mark.parametrize("name, heads", [("vit_tiny", 2), ("deit_tiny_distilled", 4)])
+def test_only_the_heads_are_trained(name, heads):
+    model = create_model(name, depth=1, image_size=32)
+    trained = choose_trained(model, "head")
+    names = [name for name, parameter in model.named_parameters() if not parameter.stop_gradient]
+    assert len(trained) == heads == len(names)
+    assert set(names) <= {f"{head}.{part}" for head in ("head", "distillation_head") for part in ("weight", "bias")}

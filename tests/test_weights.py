@@ -14,7 +14,7 @@ from paddle_vit import UserError, ViT
 from paddle_vit.checkpoint import save_model
 from paddle_vit.config import Config, load_config, make_config, parse_config, result_settings
 from paddle_vit.data import load_data, load_info
-from paddle_vit.runs import build_model, load_run, source_statistics
+from paddle_vit.runs import build_model, choose_normalization, load_run
 from paddle_vit.training import choose_trained
 from paddle_vit.weights import load_weights
 
@@ -129,34 +129,34 @@ def test_damaged_files(tmp_path, damage):
 
 
 def test_the_shape_comes_from_the_source(tiny_run):
-    config = parse_config(["--init-from", str(tiny_run)])  # 与数据集同名的配方里是另一种形状
+    config = parse_config(["--weights", str(tiny_run)])  # 与数据集同名的配方里是另一种形状
     source = load_config(tiny_run)
     for name in ("model", "patch_size", "embed_dim", "depth", "num_heads", "position_embedding", "pool", "head"):
         assert getattr(config, name) == getattr(source, name), name
     assert config.image_size == 8 and config.epochs == 150  # 其余的仍来自配方
-    assert result_settings(config)["init_from"] == str(tiny_run)
+    assert result_settings(config)["weights"] == str(tiny_run)
     assert build_model(config, load_info(tiny_run / "data.json")).encoders[0].attn.num_heads == 2
 
 
 @pytest.mark.parametrize("given", [["--num-heads", "4"], ["--model", "vit_tiny"], ["--pool", "cls"]])
 def test_another_model_is_refused(tiny_run, given):
     with pytest.raises(UserError, match=f"{given[0]} {given[1]} .*去掉 {given[0]}"):
-        parse_config(["--init-from", str(tiny_run), *given])
+        parse_config(["--weights", str(tiny_run), *given])
 
 
 def test_a_weight_file_leaves_the_shape_to_the_command_line(tiny_run, tmp_path):
     shutil.copy(tiny_run / "best.safetensors", tmp_path / "alone.safetensors")
-    config = parse_config(["--init-from", str(tmp_path / "alone.safetensors"), *TINY])
+    config = parse_config(["--weights", str(tmp_path / "alone.safetensors"), *TINY])
     assert (config.patch_size, config.embed_dim, config.image_size) == (4, 8, None)
-    inside = parse_config(["--init-from", str(tiny_run / "best.safetensors")])
+    inside = parse_config(["--weights", str(tiny_run / "best.safetensors")])
     assert (inside.patch_size, inside.embed_dim, inside.image_size) == (4, 8, 8)
 
 
 def test_a_missing_source(tmp_path):
     with pytest.raises(UserError, match=r"没有 .*nothing"):
-        parse_config(["--init-from", str(tmp_path / "nothing")])
+        parse_config(["--weights", str(tmp_path / "nothing")])
     with pytest.raises(UserError, match="不是一个运行目录"):
-        parse_config(["--init-from", str(tmp_path)])
+        parse_config(["--weights", str(tmp_path)])
 
 
 def test_grayscale_is_for_folders(picture_folder):
@@ -177,16 +177,16 @@ def test_statistics_of_the_source(tiny_run):
     data = load_data(Config(dataset="digits", val_fraction=0.3))
     info = load_info(tiny_run / "data.json")
     assert data.info.mean != info.mean
-    kept = source_statistics(data, Config(init_from=str(tiny_run)))
+    kept = choose_normalization(data, Config(weights=str(tiny_run)))
     assert (kept.info.mean, kept.info.std, kept.info.counts) == (info.mean, info.std, data.info.counts)
-    assert source_statistics(data, Config()) is data
+    assert choose_normalization(data, Config()) is data
 
 
 # ---- 训练 ----
 
 
 def test_a_still_fine_tuning_is_the_source(tiny_run, tmp_path):
-    done = run_script("train", "--init-from", tiny_run, *STILL, "--output", tmp_path / "run", check=0)
+    done = run_script("train", "--weights", tiny_run, *STILL, "--output", tmp_path / "run", check=0)
     assert f"微调:从 {tiny_run} 取来 18 个张量,分类头也取来了" in done.stdout
     source, tuned = load_run(tiny_run), load_run(tmp_path / "run")
     images = paddle.randn([16, 1, 8, 8])
@@ -200,7 +200,7 @@ def test_fine_tuning_on_a_folder(tiny_run, picture_folder, tmp_path):
     """灰度、8 像素的模型用在彩色的大图片上:不必重复任何形状。"""
     run = tmp_path / "run"
     args = ["--dataset", "folder", "--data-dir", picture_folder, "--epochs", "1", "--lr", "1e-12", "--min-lr", "0"]
-    done = run_script("train", "--init-from", tiny_run, *args, "--ema", "0", "--output", run, check=0)
+    done = run_script("train", "--weights", tiny_run, *args, "--ema", "0", "--output", run, check=0)
     assert "取来 16 个张量,分类头重新开始学(head.weight、head.bias)" in done.stdout
     report = json.loads((run / "init.json").read_text(encoding="utf-8"))
     assert report["source"] == str(tiny_run) and report["fresh"] == list(HEAD)
@@ -220,7 +220,7 @@ def test_fine_tuning_on_a_folder(tiny_run, picture_folder, tmp_path):
 def test_resume(tiny_run, tmp_path):
     source, whole, killed, started = (tmp_path / name for name in ("source", "whole", "killed", "started"))
     shutil.copytree(tiny_run, source)
-    args = ["--init-from", source, "--epochs", "2", "--batch-size", "32", "--checkpoint-minutes", "0.0001"]
+    args = ["--weights", source, "--epochs", "2", "--batch-size", "32", "--checkpoint-minutes", "0.0001"]
     run_script("train", *args, "--output", whole, check=0)
     started.mkdir()
     for name in ("config.yaml", "data.json"):
@@ -239,13 +239,13 @@ def test_resume(tiny_run, tmp_path):
     assert_same_end(whole, killed)
 
 
-def test_init_from_and_resume_conflict(tiny_run):
-    with pytest.raises(UserError, match=r"--init-from .*请去掉 --init-from"):
-        parse_config(["--resume", str(tiny_run), "--init-from", str(tiny_run)])
+def test_weights_and_resume_conflict(tiny_run):
+    with pytest.raises(UserError, match=r"--weights .*请去掉 --weights"):
+        parse_config(["--resume", str(tiny_run), "--weights", str(tiny_run)])
 
 
 def test_a_wrong_source_leaves_no_run(tiny_run, tmp_path):
-    args = ["--init-from", tiny_run, "--image-size", "12", "--batch-size", "128", "--processes", "2"]
+    args = ["--weights", tiny_run, "--image-size", "12", "--batch-size", "128", "--processes", "2"]
     done = run_script("train", *args, "--output", tmp_path / "run")
     assert_one_chinese_line(done, "[1, 4, 8]", "[1, 9, 8]", "--image-size")
     assert not (tmp_path / "run").exists()
@@ -258,7 +258,7 @@ def test_two_processes_fine_tune_like_one(tiny_run, tmp_path, train_only):
     for processes, run in enumerate(runs, 1):
         args = ["--epochs", "2", "--batch-size", "128", "--ema", "0.9", "--mixup", "0", "--processes", processes]
         args += ["--train-only", train_only]
-        run_script("train", "--init-from", tiny_run, *args, "--output", run, check=0)
+        run_script("train", "--weights", tiny_run, *args, "--output", run, check=0)
     first, second = (load_file(run / "last.safetensors") for run in runs)
     for name in first:
         np.testing.assert_allclose(first[name], second[name], rtol=1e-3, atol=1e-5, err_msg=name)
@@ -269,7 +269,7 @@ def test_two_processes_fine_tune_like_one(tiny_run, tmp_path, train_only):
 
 @pytest.mark.parametrize("head", ["linear", "mlp"])
 def test_linear_probing_moves_only_the_head(tiny_run, tmp_path, head):
-    args = ["--init-from", tiny_run, "--head", head, "--train-only", "head", "--epochs", "2", "--batch-size", "32"]
+    args = ["--weights", tiny_run, "--head", head, "--train-only", "head", "--epochs", "2", "--batch-size", "32"]
     args += ["--dropout", "0.1", "--weight-decay", "0.5", "--checkpoint-minutes", "0.0001"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     done = run_script("train", *args, "--output", whole, check=0)
