@@ -28,7 +28,7 @@ CASES = {name: case for name, case in CASES.items() if "file" in case}
 INDEX_TABLES = ("relative_position_index", "attn_mask")
 LOADING = [name for name, case in CASES.items() if case["loads"]]
 # 名字看不出来的事实
-FACTS = {"norm_first": True, "activation": "gelu", "epsilon": 1e-5, "num_heads": 3}
+FACTS = {"norm_first": True, "activation": "gelu", "epsilon": 1e-5, "num_heads": 3, "normalization": "half"}
 
 
 def build(name, **changes):
@@ -130,7 +130,7 @@ def test_stated_facts_are_checked(name, fact, word, tmp_path):
 def test_unfilled_facts_are_named(tmp_path):
     path = tmp_path / "draft.yaml"
     path.write_text(propose_table(build("torch_encoder"), file_of("torch_encoder")), "utf-8")
-    with pytest.raises(UserError, match="norm_first、activation、epsilon、num_heads 还没有填"):
+    with pytest.raises(UserError, match="norm_first、activation、epsilon、num_heads、normalization 还没有填"):
         load_weights(build("torch_encoder"), file_of("torch_encoder"), table=path)
 
 
