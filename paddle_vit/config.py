@@ -163,7 +163,7 @@ class Config:
     )
     log_every: int = Field(10, gt=0, description="每隔多少步往 VisualDL 写一次")
     attention_images: int = Field(
-        4, ge=0, le=64, description="训练途中画几张验证图像的注意力,写到 VisualDL;0 不画;不影响训练结果"
+        4, ge=0, le=64, description="训练途中画几张验证图像的注意力,写到 VisualDL;0 不画,Swin 没有;不影响训练结果"
     )
     checkpoint_minutes: float = Field(
         5.0, gt=0, description="一轮很长时,每隔多少分钟也存一次检查点(多进程时每 20 步看一次);每轮结束总会存"

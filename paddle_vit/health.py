@@ -89,24 +89,33 @@ class Health:
         self.write()
 
     def watch(self, model):
-        """记下模型第一次训练、第一次评估时的输入和输出;之后钩子自动取下。"""
+        """记下模型第一次训练、第一次评估时的输入,和第一次评估时的输出;之后钩子自动取下。"""
         if not self.enabled:
             return
         seen = self.record.setdefault("seen", {})
 
-        def look(layer, inputs, outputs):
+        def look(layer, inputs):
             part = "train" if layer.training else "val"
             if part not in seen:
-                x, logits = inputs[0].numpy(), outputs.astype("float32").numpy()  # [B, C, H, W] 和 [B, K]
+                x = inputs[0].numpy()  # [B, C, H, W]
                 seen[part] = {
                     "mean": x.mean(axis=(0, 2, 3), dtype="float64").tolist(),
                     "std": x.std(axis=(0, 2, 3), dtype="float64").tolist(),
-                    "are_probabilities": bool(logits.min() >= 0 and np.allclose(logits.sum(axis=1), 1, atol=1e-3)),
+                    "are_probabilities": False,
                 }
             if len(seen) == 2:
-                hook.remove()
+                inputs_hook.remove()
 
-        hook = model.register_forward_post_hook(look)
+        def judge(layer, inputs, outputs):
+            if not layer.training and "val" in seen:
+                logits = outputs.astype("float32").numpy()  # [B, K]
+                are_probabilities = logits.min() >= 0 and np.allclose(logits.sum(axis=1), 1, atol=1e-3)
+                seen["val"]["are_probabilities"] = bool(are_probabilities)
+                outputs_hook.remove()
+
+        # 有老师的蒸馏在训练时调用 forward_heads,不经过模型自己的 forward 和钩子,所以看图块嵌入的输入
+        inputs_hook = getattr(model, "patch_embed", model).register_forward_pre_hook(look)
+        outputs_hook = model.register_forward_post_hook(judge)
 
     def step(self, step, loss, grad_norm):
         """每一步之后调用;step 从 0 起,grad_norm 是裁剪之前的。"""

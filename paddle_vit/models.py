@@ -154,13 +154,21 @@ def create_model(name, **overrides):
         UserError: 没有这个名字,没有这个参数,或它的值不合法。
     """
     model = model_class(name)
-    known = list(inspect.signature(model).parameters)
+    known = _settings_of(model)
     for setting in overrides:
         if setting not in known:
             close = difflib.get_close_matches(setting, known, n=1)
-            hint = f"是不是 {close[0]}?" if close else f"它的设置有 {'、'.join(known)}。"
+            if close and not any(setting in _settings_of(other) for other, _ in _MODELS.values()):
+                hint = f"是不是 {close[0]}?"
+            else:
+                hint = f"请去掉它。{model.__name__} 的设置有 {'、'.join(known)}。"
             raise UserError(f"{full_name(name)} 没有 {setting} 这个设置:{hint}")
     return model(**{**model_settings(name), **overrides})
+
+
+def _settings_of(model):
+    """一个类的全部参数名。"""
+    return list(inspect.signature(model).parameters)
 
 
 def count_parameters(model):

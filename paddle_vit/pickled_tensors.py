@@ -350,7 +350,7 @@ def _open_legacy_torch(file, path, start, size):
         storage.start, storage.order = start + 8, order
         start += 8 + storage.length
         if start > size:
-            raise Malformed("不完整")
+            raise Malformed("文件提前结束")
     if start != size:
         raise Malformed(f"末尾多出 {size - start} 字节")
     return _torch_file(file, path, value)

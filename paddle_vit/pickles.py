@@ -12,8 +12,8 @@ from .errors import UserError
 
 __all__ = ["Inert", "Malformed", "Name", "Payload", "read_pickle", "shown"]
 
-# 一个大模型连同优化器状态约 10 万步;再多的不是权重,而是想让读它的程序停不下来
-MAX_OPERATIONS = 300_000
+# 一个大模型连同优化器状态不到 10 万步;再多的不是权重,而是想让读它的程序停不下来
+MAX_OPERATIONS = 250_000
 MAX_TEXT = 1000  # 字节;更长的字符串和所有的字节串都留在文件里,只记位置
 
 
@@ -71,6 +71,8 @@ def read_pickle(file, start, end, call, persistent=None):
     for _ in range(MAX_OPERATIONS):
         name, argument = _next_operation(file, start, end)
         if name == "STOP":
+            if file.tell() > end:
+                raise Malformed("文件提前结束")
             return machine.pop(), file.tell()
         start = None
         operation = getattr(machine, name, None)
@@ -92,16 +94,26 @@ def _next_operation(file, start, end):
         elif kind.n >= 0:
             argument = kind.reader(file)
         elif kind.n == pickletools.UP_TO_NEWLINE:
-            lines = file.readline(MAX_TEXT)
-            lines += file.readline(MAX_TEXT) if operation.name in ("GLOBAL", "INST") else b""
-            argument = kind.reader(io.BytesIO(lines))
+            argument = _line_argument(file, operation.name, kind)
         else:
             argument = _sized_argument(file, end, operation.name, kind)
     except (KeyError, ValueError, IndexError):
         raise Malformed("不认识的操作码或参数") from None
-    if file.tell() > end:
-        raise Malformed("不完整")
     return operation.name, argument
+
+
+def _line_argument(file, name, kind):
+    """写成一行(名字是两行)文字的参数:数由 ``kind`` 读;协议 0 的文字里的转义不用理会。"""
+    line = file.readline(MAX_TEXT)
+    if name in ("GLOBAL", "INST"):
+        line = line[:-1] + b"." + file.readline(MAX_TEXT)
+    if not line.endswith(b"\n"):
+        raise Malformed("一行太长或不完整")
+    if name in ("GLOBAL", "INST"):
+        return line[:-1].decode("utf-8")
+    if name in ("STRING", "UNICODE", "PERSID"):
+        return line.strip(b"'\"\n").decode("latin-1")
+    return kind.reader(io.BytesIO(line))
 
 
 # 长度写在参数开头的操作:长度占几个字节
@@ -118,7 +130,7 @@ def _sized_argument(file, end, name, kind):
     length = int.from_bytes(file.read(_SIZE_BYTES[kind.n]), "little")
     start = file.tell()
     if length > end - start:
-        raise Malformed("不完整")
+        raise Malformed("文件提前结束")
     if name.startswith("LONG") and length <= 255:
         return int.from_bytes(file.read(length), "little", signed=True)
     if "BYTE" not in name and length <= MAX_TEXT:
@@ -287,7 +299,7 @@ class _Machine:
     # 名字、调用和状态
 
     def GLOBAL(self, name):
-        self.push(Name(name.replace(" ", ".", 1)))
+        self.push(Name(name))
 
     def STACK_GLOBAL(self, _):
         name, module = self.pop(), self.pop()
@@ -306,7 +318,7 @@ class _Machine:
         self.REDUCE(None)
 
     def INST(self, name):
-        self.call(Name(name.replace(" ", ".", 1)), tuple(self.pop_to_mark()))
+        self.call(Name(name), tuple(self.pop_to_mark()))
 
     def OBJ(self, _):
         function, *args = self.pop_to_mark() or [None]

@@ -204,6 +204,8 @@ class Text:
     """已经读出来的一小段 latin-1 文字。"""
 
     def __init__(self, text):
+        if not all(character <= "\xff" for character in text):
+            raise Malformed("数组里有 latin-1 以外的字符")
         self.data = np.frombuffer(text.encode("latin-1"), np.uint8)
 
     def fill(self, view):

@@ -97,8 +97,8 @@ def _open_safetensors(file, path, size):
         with safe_open(str(path), framework="numpy"):
             pass  # 它检查文件头:每个张量的长度与形状相符,首尾相接,正好到文件末尾
         header = json.loads(file.read(length).decode("utf-8"))
-    except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        raise Malformed(f"safetensors 的文件头不对:{shown(error)}") from None
+    except (SafetensorError, OSError, ValueError, RecursionError):
+        raise Malformed("safetensors 的文件头不合法,或与文件的长度不符") from None
     metadata, tensors = header.pop("__metadata__", None), {}
     for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
         if entry["dtype"] not in _SAFETENSORS_TYPES:
@@ -170,6 +170,8 @@ def _find_stored(file, size, infos, name):
     info = infos[name]
     if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size or info.flag_bits & 1:
         raise Malformed(f"zip 里的 {shown(name)} 是压缩的;PyTorch 从不压缩,可能是压缩炸弹")
+    if not 0 <= info.header_offset < size:
+        raise Malformed(f"zip 里没有 {shown(name)}")
     file.seek(info.header_offset)
     header = file.read(30)  # 每个文件前的说明:30 字节,再加文件名和附加信息,它们的长度在末尾
     start = info.header_offset + 30 + int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
@@ -216,7 +218,8 @@ def _open_npz(file, path, size, archive):
             raise Malformed(f"数组 {shown(name)} 的说明不对") from None
         dtype = "bfloat16" if kind == "V2" else NUMPY_TYPES.get(kind)  # JAX 把 bfloat16 存成 V2
         if dtype is None:
-            raise UserError(f"{path} 里的 {shown(name)} 不是数的数组({shown(kind)},O 是 pickle):不支持,请只存张量。")
+            kind = "object,里面是 pickle" if kind == "O" else shown(kind)
+            raise UserError(f"{path} 里的 {shown(name)} 不是数的数组(类型 {kind}):不支持,请只存张量。")
         count, rest = divmod(info.file_size - skip, element_type(dtype).itemsize)
         strides = check_layout(name, count, shape, fortran=fortran)
         if rest or count != math.prod(shape):
@@ -243,31 +246,31 @@ def _npy_header(file):
 
 # 不是权重文件的,说清楚它是什么
 
-_KNOWN = (
-    (b"\x89PNG", "PNG 图片"),
-    (b"\xff\xd8\xff", "JPEG 图片"),
-    (b"GIF8", "GIF 图片"),
-    (b"%PDF", "PDF 文档"),
-    (b"\x89HDF", "HDF5(.h5)文件,请先转成 safetensors"),
-    (b"\x1f\x8b", "gzip 压缩包,请先解压"),
-    (b"BZh", "bzip2 压缩包,请先解压"),
-    (b"\xfd7zXZ", "xz 压缩包,请先解压"),
-    (b"7z\xbc\xaf", "7z 压缩包,请先解压"),
-    (b"Rar!", "rar 压缩包,请先解压"),
-    (b"\x28\xb5\x2f\xfd", "zstd 压缩包,请先解压"),
-    (b"PK\5\6", "空的 zip 压缩包"),
-    (b"\x93NUMPY", "单个数组的 .npy 文件,没有张量的名字,请用 np.savez 另存"),
-    (b"\x7fELF", "程序"),
-    (b"MZ", "程序"),
+_KNOWN = (  # 开头的字节,是什么,怎么办
+    (b"\x89PNG", "PNG 图片", ""),
+    (b"\xff\xd8\xff", "JPEG 图片", ""),
+    (b"GIF8", "GIF 图片", ""),
+    (b"%PDF", "PDF 文档", ""),
+    (b"\x7fELF", "程序", ""),
+    (b"MZ", "程序", ""),
+    (b"\x89HDF", "HDF5(.h5)文件", "请先转成 safetensors。"),
+    (b"\x93NUMPY", "单个数组的 .npy 文件", "它没有张量的名字,请用 np.savez 另存。"),
+    (b"PK\5\6", "空的 zip 压缩包", ""),
+    (b"\x1f\x8b", "gzip 压缩包", "请先解压。"),
+    (b"BZh", "bzip2 压缩包", "请先解压。"),
+    (b"\xfd7zXZ", "xz 压缩包", "请先解压。"),
+    (b"7z\xbc\xaf", "7z 压缩包", "请先解压。"),
+    (b"Rar!", "rar 压缩包", "请先解压。"),
+    (b"\x28\xb5\x2f\xfd", "zstd 压缩包", "请先解压。"),
 )
 _ADVICE = "支持的是 .safetensors、PyTorch 的 .pth/.bin、Paddle 的 .pdparams 和 NumPy 的 .npz"
 
 
 def _refuse(file, path, size, head):
     """说明这个文件是什么,为什么不能读。"""
-    for magic, what in _KNOWN:
+    for magic, what, advice in _KNOWN:
         if head.startswith(magic):
-            raise UserError(f"{path} 是{what},不是权重文件:{_ADVICE}。")
+            raise UserError(f"{path} 是 {what},不是权重文件:{advice or _ADVICE + '。'}")
     if head[257:262] == b"ustar":
         raise UserError(f"{path} 是 tar 归档,不是权重文件:请先解包。")
     if (head[:1] == b"\x08" and head[2:3] == b"\x12") or path.suffix in (".onnx", ".pdmodel", ".pdiparams"):

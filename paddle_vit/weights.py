@@ -19,10 +19,12 @@ from .resampling import resize_bias_table, resize_patch_kernel, resize_positions
 from .swin import SwinTransformer
 from .tensor_files import open_tensors
 from .vit import ViT
+from .weight_export import export_weights
 from .weight_info import WeightsInfo, describe_file, describe_weights, find_weights
-from .weight_tables import FACTS, UNKNOWN, read_table, recognise
+from .weight_proposal import propose_table
+from .weight_tables import FACTS, MAY_BE_UNKNOWN, UNKNOWN, read_table, recognise
 
-__all__ = ["LoadReport", "WeightsInfo", "describe_weights", "export_weights", "import_weights", "load_weights"]
+__all__ = ["LoadReport", "WeightsInfo", "describe_weights", "export_weights", "load_weights"]
 __all__ += ["propose_table", "run_of", "save_report"]
 
 POSITIONS, KERNEL = "position_embedding", "patch_embed.patch_embedding.weight"
@@ -136,7 +138,7 @@ def load_weights(model, path, *, strict=True, resize_patches=False, table=None, 
 
 def _check_stated(table, path, given):
     """名字看不出来的事实,表里是不是都写明了。"""
-    blank = [name for name in FACTS if getattr(table, name) == UNKNOWN]
+    blank = [name for name in MAY_BE_UNKNOWN if getattr(table, name) == UNKNOWN]
     if given is not None and table.family != "attention":
         blank += [name for name in FACTS if getattr(table, name) is None]
     if given is not None and table.family == "attention" and table.num_heads is None:

@@ -1,3 +1,4 @@
+import json
 import math
 
 import numpy as np
@@ -8,6 +9,7 @@ from paddle_vit import UserError, ViT, create_model
 from paddle_vit.config import make_config
 from paddle_vit.data import ArrayPart, DataInfo
 from paddle_vit.evaluation import evaluate
+from paddle_vit.health import Health
 from paddle_vit.pictures import _chinese_font
 from paddle_vit.training import Ema, _is_now_and_then, _Trainer, choose_trained, learning_rate, make_optimizer
 
@@ -211,6 +213,29 @@ def test_attention_is_logged_as_figures_with_titles():
         assert [label.get_text() for label in heads.get_yticklabels()] == ["第 1 层", "第 2 层"]
         assert figures["attention/rollout"][1].get_suptitle() == "第 1 轮看图像的哪里"
     trainer(model, attention_images=0).log_attention(None)
+
+
+@pytest.mark.parametrize("name", ["vit", "distilled", "swin"])
+def test_health_sees_the_images_of_every_model(name, tmp_path):
+    """蒸馏训练两个头时调用的是 forward_heads。"""
+    if name == "swin":
+        model = create_model("swin_tiny", image_size=8, in_channels=1, embed_dim=12, depths=(1, 1), num_heads=(1, 2))
+    else:
+        model = small_model(pool="cls", distillation=name == "distilled")
+    health = Health(tmp_path)
+    health.watch(model)
+    images = {"train": 2 + 3 * paddle.randn([8, 1, 8, 8]), "val": paddle.randn([8, 1, 8, 8])}
+    for part, x in images.items():
+        model.train() if part == "train" else model.eval()
+        model.forward_heads(x) if (name, part) == ("distilled", "train") else model(x)
+    for part, x in images.items():
+        np.testing.assert_allclose(health.record["seen"][part]["mean"], float(x.mean()), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(health.record["seen"][part]["std"], x.numpy().std(), rtol=1e-4)
+        assert health.record["seen"][part]["are_probabilities"] is False
+    before = json.dumps(health.record)
+    model(paddle.ones([8, 1, 8, 8]))  # 只记第一次
+    assert json.dumps(health.record) == before
+    assert not model._forward_post_hooks and not model.patch_embed._forward_pre_hooks
 
 
 def test_attention_of_swin_is_not_logged():

@@ -88,7 +88,7 @@ def distilled_logits(model, x):
 
 
 def deit():
-    settings = dict(embed_dim=12, depth=2, num_heads=3)
+    settings = dict(embed_dim=6, depth=2, num_heads=3)
     arguments = dict(
         image_size=224,
         patch_size=16,

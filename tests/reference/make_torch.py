@@ -126,8 +126,8 @@ def vit_pytorch_models():
             72,
             **refused,
         )
-        model = vit_pytorch.SimpleViT(**settings, dim_head=2)
-        save("vit_pytorch_simple", model, "vit", dict(arguments, pool="avg"), 73, **refused)
+        model = vit_pytorch.SimpleViT(**{**settings, "dim": 12}, dim_head=4)
+        save("vit_pytorch_simple", model, "vit", dict(arguments, embed_dim=12, pool="avg"), 73, **refused)
 
 
 def main():
