@@ -34,7 +34,7 @@ _VIT_PATCHES_AND_IMAGES = {
     "large": [(16, 224), (32, 224), (16, 384), (32, 384)],
     "huge": [(14, 224)],
 }
-# DeiT 论文表 1、表 7。
+# DeiT 论文表 1;base 另有一个 384 像素的。
 _DEIT_SIZES_AND_IMAGES = [("tiny", 224), ("small", 224), ("base", 224), ("base", 384)]
 # 尺寸 -> (嵌入维度, 各级的层数, 各级的头数):Swin 论文(arXiv 2103.14030)3.3 节。
 _SWIN_SIZES = {

@@ -67,7 +67,7 @@ class ViT(nn.Layer):
             预测时取两个头的平均;只用于 ``pool='cls'``。来源:DeiT(arXiv 2012.12877)第 4 节。
         register_tokens (int): 寄存器 token(register tokens)的个数 R:没有位置编码,输出不用,
             专供各层存放全局的信息。来源:arXiv 2309.16588。
-        norm_after_pool (bool): 层归一化在汇聚之后(``pool_norm``),而不是之前(``norm``)。来源:MAE(arXiv 2111.06377)。
+        norm_after_pool (bool): 层归一化在汇聚之后(``pool_norm``),而不是之前(``norm``)。微调 BEiT、MAE 的代码这样做。
         layer_scale (float | None), qk_norm (bool), epsilon (float): 见 ``EncoderLayer``;epsilon 用于全部层归一化。
 
     Raises:

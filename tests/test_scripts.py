@@ -13,6 +13,11 @@ from PIL import Image
 from test_data import bad_folder
 from test_resume import kill_after, start, wait_for
 
+from paddle_vit.attention_report import draw_attention, pictures_to_show
+from paddle_vit.doctor import diagnose, load_records
+from paddle_vit.export import prediction_model
+from paddle_vit.runs import load_run
+
 
 def assert_one_chinese_line(done, *words):
     """非零状态,标准错误只有一行中文,没有调用栈。"""
@@ -293,3 +298,41 @@ def test_help_is_chinese(name):
     assert "用法:" in text and "选项" in text
     for english in ("usage", "options:", "positional", "show this help"):
         assert english not in text
+
+
+FAMILIES = {
+    "swin": "--model swin_tiny --image-size 16 --patch-size 4 --window-size 2 --embed-dim 12",
+    "distilled": "--model deit_tiny_distilled --image-size 16 --patch-size 4 --embed-dim 24 --depth 2",
+    "options": "--recipe none --patch-size 2 --depth 2 --class-token --register-tokens 2 --norm-after-pool "
+    "--layer-scale 0.1 --qk-norm --epsilon 1e-6 --position-embedding learnable",
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_other_models_train_and_are_drawn_examined_and_predicted_with(name, tmp_path):
+    run = tmp_path / "run"
+    run_script(
+        "train",
+        *FAMILIES[name].split(),
+        "--epochs",
+        "1",
+        "--batch-size",
+        "256",
+        "--processes",
+        "1",
+        "--output",
+        run,
+        check=0,
+    )
+    loaded = load_run(run)
+    assert {type(loaded.model).__name__} == {"SwinTransformer" if name == "swin" else "ViT"}
+    findings, _ = diagnose(load_records(run))
+    assert not {"有没用到的参数", "有冻结的参数", "没有归一化"} & {finding.name for finding in findings}
+    fast, engine, note = prediction_model(loaded.model, {"device": "cpu", "threads": 1}, 1, "inference")
+    if name == "swin":
+        assert engine == "动态图" and "SwinTransformer" in note
+        assert_one_chinese_line(run_script("show_attention", run), "SwinTransformer", "ViT")
+    else:
+        assert engine != "动态图" and note is None and fast is not loaded.model
+        pictures = list(draw_attention(loaded, pictures_to_show(loaded, [], 1), tmp_path / "pictures"))
+        assert len(pictures) == 5 and all(path.stat().st_size > 3000 for path in pictures)
