@@ -18,7 +18,6 @@ from .stored_tensors import (
     TensorFile,
     Text,
     check_layout,
-    crc_of,
     element_type,
 )
 
@@ -97,17 +96,11 @@ def _subclass(function, _, args, *__):
     return _call(function.text, args)
 
 
-def _ordered_dict(items=()):
-    """``OrderedDict``;Python 2 把它的内容写成 [[键, 值], …]。"""
-    pairs = [item for item in items if isinstance(item, (list, tuple)) and len(item) == 2]
-    return {key: value for key, value in pairs if isinstance(key, str)}
-
-
 # 允许调用的全部名字,和它们在这里的含义
 _CALLS = {
-    "collections.OrderedDict": _ordered_dict,
+    "collections.OrderedDict": lambda: {},
     "collections.defaultdict": lambda *_: {},
-    "builtins.dict": lambda *_: {},
+    "builtins.dict": lambda: {},
     "builtins.bytes": lambda *_: "",  # 协议 2 里空的字节串
     "builtins.tuple": lambda items=(): items,  # Paddle 的张量:(名字, 数组)
     "_codecs.encode": lambda text, *_: text,  # 字节串;协议 2 写成 latin-1 文字
@@ -128,6 +121,7 @@ _INERT = set(
     "pathlib.Path pathlib.PosixPath pathlib.WindowsPath pathlib.PurePosixPath pathlib.PureWindowsPath "
     "pathlib._local.PosixPath pathlib._local.WindowsPath datetime.datetime datetime.date datetime.timedelta "
     "easydict.EasyDict addict.addict.Dict yacs.config.CfgNode fvcore.common.config.CfgNode "
+    "lightning_fabric.utilities.data.AttributeDict pytorch_lightning.utilities.parsing.AttributeDict "
     "mmcv.utils.config.ConfigDict mmengine.config.config.ConfigDict ml_collections.config_dict.config_dict.ConfigDict "
     "omegaconf.dictconfig.DictConfig omegaconf.listconfig.ListConfig omegaconf.base.ContainerMetadata "
     "omegaconf.base.Metadata omegaconf.nodes.AnyNode".split()
@@ -151,7 +145,7 @@ def _call(name, args):
     if name not in _CALLS:
         raise _Refused(name)
     try:
-        return _CALLS[name](*args)
+        return _CALLS[name](*args[:9])
     except TypeError:
         raise Malformed(f"{name} 的参数不对") from None
 
@@ -169,6 +163,8 @@ def read_inert(file, path, start, end, persistent=None):
         name = shown(refused)
     if name.startswith(("torch._utils._rebuild_", "torch.serialization._get_layout")):
         raise UserError(f"{path} 里有稀疏、float8 等特殊的张量({name}):不支持,请先转成普通的 float32 张量再存。")
+    if name == "torch.storage._load_from_bytes":
+        raise UserError(f"{path} 是用 pickle.dump 存的 PyTorch 张量,里面又是 pickle:请改用 torch.save 另存。")
     if name.startswith(("torch.nn.", "timm.", "transformers.", "torchvision.", "paddle.nn.")):
         raise UserError(
             f"{path} 里有 {name} 对象(多半存的是整个模型),读它要执行它的代码:请在原来的环境里改存 model.state_dict()。"
@@ -207,10 +203,10 @@ def _find_state(value, path):
     while isinstance(value, dict) and len(inside) < 4:
         found = [key for key in STATE_KEYS if _leads_to_tensors(value.get(key), set())]
         if not found and any(map(_is_tensor, value.values())):
-            return value, ".".join(inside), tuple(others)
+            return value, shown(".".join(inside)), tuple(others)
         if not found:
             seen = set()
-            found = [key for key in value if not _NOT_STATE.search(key) and _leads_to_tensors(value[key], seen)]
+            found = [key for key in value if _leads_to_tensors(value[key], seen) and not _NOT_STATE.search(key)]
             if len(found) > 1:
                 names = "、".join(shown(name) for name in found[:5])
                 raise UserError(f"{path} 里有几组张量({names}),不知道哪一组是权重:请只把其中一组存成文件。")
@@ -225,7 +221,6 @@ def _find_state(value, path):
 # Paddle:{名字: numpy 数组}
 
 _SPLIT = "UnpackBigParamInfor@@"  # 协议 2、3 把很大的数组切成几段:{名字: {"OriginShape": …, "slices": […]}}
-_MAX_CHECKED = 4 << 30  # 字节
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # PyTorch 旧格式的第一个 pickle 是这个数
 
 
@@ -246,24 +241,22 @@ def open_pickle(file, path, size):
     value, end = read_inert(file, path, 0, size)
     if type(value) is int and value == _LEGACY_MAGIC:
         return _open_legacy_torch(file, path, end, size)
-    if end != size and not _ends_with_checksum(file, end, size):
-        raise Malformed(f"末尾多出 {size - end} 字节,不是它的校验和")
+    checksum = None
+    if size - end == 4:  # 本项目从前的 best.pdparams 在末尾附了 CRC-32
+        file.seek(end)
+        checksum = Checksum(file, 0, end, int.from_bytes(file.read(4), "little"))
+    elif size != end:
+        raise Malformed(f"末尾多出 {size - end} 字节")
     state, inside, others = _find_state(value, path)
-    tensors = {name: _array_tensor(file, path, name, value) for name, value in state.items() if _is_tensor(value)}
+    tensors = {
+        name: _array_tensor(file, path, name, value, checksum) for name, value in state.items() if _is_tensor(value)
+    }
     if isinstance(state.get(_SPLIT), dict):
         _join_slices(tensors, state[_SPLIT])
     return TensorFile(file, path, "paddle", tensors, inside=inside, others=others)
 
 
-def _ends_with_checksum(file, end, size):
-    """本项目从前的 best.pdparams 在末尾附了 4 字节的 CRC-32。"""
-    if size - end != 4 or size > _MAX_CHECKED:
-        return False
-    crc = crc_of(file, 0, end)
-    return file.read(4) == crc.to_bytes(4, "little")
-
-
-def _array_tensor(file, path, name, value):
+def _array_tensor(file, path, name, value, checksum):
     array = value[1] if isinstance(value, tuple) else value
     if not isinstance(array, _Array) or array.state is None:
         raise Malformed(f"张量 {shown(name)} 没有内容")
@@ -279,7 +272,7 @@ def _array_tensor(file, path, name, value):
     else:
         raise Malformed(f"张量 {shown(name)} 没有内容")
     strides = check_layout(name, length // element_type(dtype).itemsize, shape, fortran=bool(fortran))
-    return StoredTensor(source, dtype, shape, strides, kind.order)
+    return StoredTensor(source, dtype, shape, strides, kind.order, checksum)
 
 
 def _join_slices(tensors, split):
@@ -300,7 +293,7 @@ def _join_slices(tensors, split):
 
 def _storage_of(storages, identity):
     """pickle 里的 ("storage", 类型, 编号, 设备, 元素个数, …) -> ``_Storage``,记在 storages[编号] 里。"""
-    kind, name, key, _, count, view = (*identity, *[None] * 6)[:6] if isinstance(identity, tuple) else [None] * 6
+    kind, name, key, _, count, view = [*identity[:6], *[None] * 6][:6] if isinstance(identity, tuple) else [None] * 6
     if kind == "module" and isinstance(name, Name):  # 旧格式存的整个模型:("module", 类, 源文件, 源码)
         raise _Refused(name.text)
     if kind != "storage" or not isinstance(name, Name) or not isinstance(key, str) or view is not None:
@@ -323,8 +316,8 @@ def _torch_file(file, path, value):
             raise UserError(f"{path} 里的 {shown(name)} 是不支持的类型(如复数、量化):请先转成 float32。")
         strides = check_layout(name, storage.count, tensor.shape, tensor.strides, tensor.offset)
         start = storage.start + tensor.offset * element_type(storage.dtype).itemsize
-        source = Region(file, start, storage.checksum)
-        tensors[name] = StoredTensor(source, storage.dtype, tensor.shape, strides, storage.order)
+        source = Region(file, start)
+        tensors[name] = StoredTensor(source, storage.dtype, tensor.shape, strides, storage.order, storage.checksum)
     return TensorFile(file, path, "torch", tensors, inside=inside, others=others)
 
 

@@ -14,7 +14,7 @@ __all__ = ["Inert", "Malformed", "Name", "Payload", "read_pickle", "shown"]
 
 # 一个大模型连同优化器状态不到 10 万步;再多的不是权重,而是想让读它的程序停不下来
 MAX_OPERATIONS = 250_000
-MAX_TEXT = 1000  # 字节;更长的字符串和所有的字节串都留在文件里,只记位置
+MAX_TEXT = 500  # 字节;更长的字符串和所有的字节串都留在文件里,只记位置
 
 
 class Malformed(Exception):
@@ -24,8 +24,12 @@ class Malformed(Exception):
 class Name:
     """pickle 要导入的东西的名字,如 ``os.system``;只是名字,不会导入。"""
 
-    def __init__(self, text):
-        self.text = text
+    def __init__(self, module, attribute):
+        self.module, self.attribute = module, attribute
+
+    @property
+    def text(self):
+        return f"{self.module}.{self.attribute}"
 
 
 class Inert:
@@ -68,13 +72,13 @@ def read_pickle(file, start, end, call, persistent=None):
         UserError: ``call`` 拒绝了它,或它长得不像权重。
     """
     machine = _Machine(call, persistent)
+    file.seek(start)
     for _ in range(MAX_OPERATIONS):
-        name, argument = _next_operation(file, start, end)
+        name, argument = _next_operation(file, end)
         if name == "STOP":
             if file.tell() > end:
                 raise Malformed("文件提前结束")
             return machine.pop(), file.tell()
-        start = None
         operation = getattr(machine, name, None)
         if operation is None:
             raise Malformed(f"不支持的操作 {name}")
@@ -82,10 +86,8 @@ def read_pickle(file, start, end, call, persistent=None):
     raise UserError(f"{shown(file.name)} 里的 pickle 超过 {MAX_OPERATIONS} 步:这不是单纯的权重,请换一个文件。")
 
 
-def _next_operation(file, start, end):
-    """读一个操作码和它的参数;start 不是 None 时先移到那里。"""
-    if start is not None:
-        file.seek(start)
+def _next_operation(file, end):
+    """读一个操作码和它的参数。"""
     try:
         operation = pickletools.code2op[file.read(1).decode("latin-1")]
         kind = operation.arg
@@ -104,16 +106,16 @@ def _next_operation(file, start, end):
 
 def _line_argument(file, name, kind):
     """写成一行(名字是两行)文字的参数:数由 ``kind`` 读;协议 0 的文字里的转义不用理会。"""
-    line = file.readline(MAX_TEXT)
-    if name in ("GLOBAL", "INST"):
-        line = line[:-1] + b"." + file.readline(MAX_TEXT)
-    if not line.endswith(b"\n"):
-        raise Malformed("一行太长或不完整")
-    if name in ("GLOBAL", "INST"):
-        return line[:-1].decode("utf-8")
+    lines = [file.readline(MAX_TEXT) for _ in range(2 if name in ("GLOBAL", "INST") else 1)]
+    if not all(line.endswith(b"\n") for line in lines):
+        raise Malformed("一行太长,或文件提前结束")
+    if len(lines) == 2:
+        return [line[:-1].decode("utf-8") for line in lines]
     if name in ("STRING", "UNICODE", "PERSID"):
-        return line.strip(b"'\"\n").decode("latin-1")
-    return kind.reader(io.BytesIO(line))
+        return lines[0].strip(b"'\"\n").decode("latin-1")
+    if len(lines[0]) > 100:
+        raise Malformed("一个数有一百多位")
+    return kind.reader(io.BytesIO(lines[0]))
 
 
 # 长度写在参数开头的操作:长度占几个字节
@@ -298,14 +300,14 @@ class _Machine:
 
     # 名字、调用和状态
 
-    def GLOBAL(self, name):
-        self.push(Name(name))
+    def GLOBAL(self, names):
+        self.push(Name(*names))
 
     def STACK_GLOBAL(self, _):
         name, module = self.pop(), self.pop()
         if not isinstance(module, str) or not isinstance(name, str):
             raise Malformed("名字不是文字")
-        self.push(Name(f"{module}.{name}"))
+        self.push(Name(module, name))
 
     def REDUCE(self, _):
         args = self.pop()
@@ -317,8 +319,8 @@ class _Machine:
         self.pop()
         self.REDUCE(None)
 
-    def INST(self, name):
-        self.call(Name(name), tuple(self.pop_to_mark()))
+    def INST(self, names):
+        self.call(Name(*names), tuple(self.pop_to_mark()))
 
     def OBJ(self, _):
         function, *args = self.pop_to_mark() or [None]
@@ -330,10 +332,8 @@ class _Machine:
             self._call(target.text, ())  # 改一个类或函数的属性,与调用它一样要认识它
         elif hasattr(target, "set_state"):
             target.set_state(state)
-        for part in state if isinstance(state, tuple) else (state,):  # 借 __setstate__ 等特殊方法的调用
-            for key, value in part.items() if isinstance(part, dict) else ():
-                if key.startswith("__") and isinstance(value, Name):
-                    self._call(value.text, ())
+        if isinstance(state, dict) and isinstance(state.get("__setstate__"), Name):  # 再来一个状态时就会调用它
+            self._call(state["__setstate__"].text, ())
 
     def BINPERSID(self, _):
         if self._persistent is None:

@@ -11,7 +11,7 @@ from .errors import UserError
 from .pickles import Malformed, shown
 
 __all__ = ["Checksum", "Joined", "Latin1", "Region", "StoredTensor", "TensorFile"]
-__all__ += ["check_layout", "crc_of", "element_type", "fill_from", "row_major"]
+__all__ += ["check_layout", "element_type", "fill_from", "row_major"]
 
 CHUNK = 1 << 20  # 字节;读和校验时一次处理这么多
 
@@ -30,6 +30,9 @@ class TensorFile(Mapping):
     def __init__(self, file, path, kind, tensors, metadata=None, inside="", others=()):
         if not tensors:
             raise UserError(f"{path} 里没有张量:请换一个权重文件。")
+        for name in tensors:
+            if not name.isprintable() or not name or len(name) > 500:
+                raise UserError(f"{path} 里有名字不合法的张量({shown(name)}):这不是正常的权重文件,请换一个。")
         self._file, self._tensors = file, tensors
         self.path, self.kind, self.metadata, self.inside, self.others = path, kind, metadata or {}, inside, others
 
@@ -61,10 +64,10 @@ class StoredTensor:
         dtype (str): NumPy 的类型名,或 ``bfloat16``。
     """
 
-    def __init__(self, source, dtype, shape, strides, order="little"):
+    def __init__(self, source, dtype, shape, strides, order="little", checksum=None):
         """source 的 ``fill(view)`` 把内容填满 uint8 数组 view;strides 以元素为单位,已经由 ``check_layout`` 检查过。"""
         self.shape, self.dtype = shape, dtype
-        self._source, self._strides = source, strides
+        self._source, self._strides, self._checksum = source, strides, checksum
         self._element = element_type(dtype).newbyteorder(order)
 
     def read(self):
@@ -89,7 +92,9 @@ class StoredTensor:
             return values.astype(wanted, order="C", copy=False)
 
     def fill(self, view):
-        """把文件里的字节原样填进 view(uint8 数组)。"""
+        """把文件里的字节原样填进 view(uint8 数组),先校验。"""
+        if self._checksum is not None:
+            self._checksum.verify()
         self._source.fill(view)
 
 
@@ -128,17 +133,16 @@ def check_layout(name, available, shape, strides=None, offset=0, fortran=False):
     Raises:
         Malformed: 不合法。
     """
-    name = shown(name)
     if not _are_sizes(shape):
-        raise Malformed(f"张量 {name} 的形状不合法")
+        raise Malformed(f"张量 {shown(name)} 的形状不合法")
     if strides is None:
         strides = row_major(shape[::-1])[::-1] if fortran else row_major(shape)
     elif not _are_sizes(strides) or not _are_sizes((offset,)) or len(strides) != len(shape):
-        raise Malformed(f"张量 {name} 的步长不合法")
+        raise Malformed(f"张量 {shown(name)} 的步长不合法")
     if math.prod(max(length, 1) for length in shape) > max(available, CHUNK):
-        raise Malformed(f"张量 {name} 的形状 {list(shape)} 与文件里的 {available} 个元素不符")
+        raise Malformed(f"张量 {shown(name)} 的形状 {list(shape)} 与文件里的 {available} 个元素不符")
     if math.prod(shape) > available or offset + _span(shape, strides) > available:
-        raise Malformed(f"张量 {name} 超出了文件里的 {available} 个元素")
+        raise Malformed(f"张量 {shown(name)} 超出了文件里的 {available} 个元素")
     return strides
 
 
@@ -154,28 +158,34 @@ def _are_sizes(numbers):
 
 
 class Region:
-    """文件里从 start 开始的连续字节;给了 checksum 时,先校验。"""
+    """文件里从 start 开始的连续字节。"""
 
-    def __init__(self, file, start, checksum=None):
-        self.file, self.start, self.checksum = file, start, checksum
+    def __init__(self, file, start):
+        self.file, self.start = file, start
 
     def fill(self, view):
-        if self.checksum is not None:
-            self.checksum.verify()
         self.file.seek(self.start)
         fill_from(self.file, view, self.file.name)
 
 
 class Checksum:
-    """文件里一段(可能由几个张量共用)的 CRC-32,只校验一次。"""
+    """文件里一段(可能由几个张量共用)的 CRC-32,只校验一次;0 是写的时候没有算(PyTorch 可以关掉它)。"""
 
     def __init__(self, file, start, length, crc):
         self.file, self.start, self.length, self.crc, self.verified = file, start, length, crc, False
 
     def verify(self):
-        if not self.verified and crc_of(self.file, self.start, self.length) != self.crc:
+        if self.crc and not self.verified and self._compute() != self.crc:
             raise UserError(f"{self.file.name} 已损坏(校验和不对):请重新下载,或换一个备份。")
         self.verified = True
+
+    def _compute(self):
+        self.file.seek(self.start)
+        crc, left = 0, self.length
+        while left > 0:
+            chunk = self.file.read(min(CHUNK, left))
+            crc, left = zlib.crc32(chunk, crc), left - (len(chunk) or left)
+        return crc
 
 
 class Latin1:
@@ -233,13 +243,3 @@ def fill_from(file, view, name):
         if not count:
             raise UserError(f"{name} 不完整:请重新下载。")
         done += count
-
-
-def crc_of(file, start, length):
-    """文件里一段的 CRC-32。"""
-    file.seek(start)
-    crc = 0
-    while length > 0:
-        chunk = file.read(min(CHUNK, length))
-        crc, length = zlib.crc32(chunk, crc), length - (len(chunk) or length)
-    return crc

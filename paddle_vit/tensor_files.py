@@ -23,8 +23,9 @@ from .stored_tensors import Region, StoredTensor, TensorFile, check_layout, elem
 
 __all__ = ["StoredTensor", "TensorFile", "open_tensors"]
 
-MAX_HEADER = 4 << 20  # 字节;safetensors 的文件头,zip 的目录
-MAX_ENTRIES = 10_000  # zip 里最多几个文件
+MAX_HEADER = 2 << 20  # 字节;safetensors 的文件头
+MAX_DIRECTORY = 1 << 20  # 字节;zip 的目录
+MAX_ENTRIES = 5000  # zip 里最多几个文件
 MAX_PICKLE = 64 << 20  # 字节;PyTorch 的 data.pkl,里面没有张量的内容
 
 
@@ -43,22 +44,24 @@ def open_tensors(path):
     path = Path(path)
     try:
         status = path.stat()
-        if stat.S_ISDIR(status.st_mode):
-            raise UserError(f"{path} 是目录,这里需要权重文件:请给出目录里的 .safetensors、.bin、.pdparams 等文件。")
-        if not stat.S_ISREG(status.st_mode):
-            raise UserError(f"{path} 不是普通文件(是管道或设备):请给出一个权重文件。")
-        if status.st_size == 0:
-            raise UserError(f"{path} 是空的:请重新下载。")
-        file = open(path, "rb")  # noqa: SIM115  由 TensorFile.close 关闭
+        # 打开一个管道会一直等下去,所以先看它是什么;文件由 TensorFile.close 关闭
+        file = open(path, "rb") if stat.S_ISREG(status.st_mode) else None  # noqa: SIM115
     except OSError as error:
         raise UserError(describe_os_error(error, path)) from None
-    except ValueError as error:
-        raise error if isinstance(error, UserError) else UserError("路径里有不合法的字符:请检查路径。") from None
+    except ValueError:
+        raise UserError(f"路径 {shown(path)} 里有不合法的字符:请检查路径。") from None
+    if stat.S_ISDIR(status.st_mode):
+        raise UserError(f"{path} 是目录,这里需要权重文件:请给出目录里的 .safetensors、.bin、.pdparams 等文件。")
+    if file is None:
+        raise UserError(f"{path} 不是普通文件(是管道或设备):请给出一个权重文件。")
     try:
         return _open(file, path, status.st_size)
     except Malformed as error:
         file.close()
         raise UserError(f"{path} 已损坏或不完整({error}):请重新下载,或换一个备份。") from None
+    except OSError as error:
+        file.close()
+        raise UserError(describe_os_error(error, path)) from None
     except BaseException:
         file.close()
         raise
@@ -66,6 +69,8 @@ def open_tensors(path):
 
 def _open(file, path, size):
     head = file.read(4096)
+    if not head:
+        raise UserError(f"{path} 是空的:请重新下载。")
     if (int.from_bytes(head[:8], "little") < 1 << 32 and head[8:9] == b"{") or head[8:10] == b'{"':
         return _open_safetensors(file, path, size)
     if head[:4] == b"PK\3\4":
@@ -116,14 +121,14 @@ _BAD_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, Runti
 
 
 class _Cautious:
-    """``zipfile`` 用的文件:一次最多读 ``MAX_HEADER`` 字节,免得一个几 GB 的假目录被整个读进内存。"""
+    """``zipfile`` 用的文件:一次最多读 ``MAX_DIRECTORY`` 字节,免得一个几 GB 的假目录被整个读进内存。"""
 
     def __init__(self, file):
         self.seek, self.tell, self.name, self._file = file.seek, file.tell, file.name, file
 
     def read(self, size=-1):
-        data = self._file.read(min(size, MAX_HEADER + 1) if size >= 0 else MAX_HEADER + 1)
-        if len(data) > MAX_HEADER:
+        data = self._file.read(min(size, MAX_DIRECTORY + 1) if size >= 0 else MAX_DIRECTORY + 1)
+        if len(data) > MAX_DIRECTORY:
             raise Malformed("zip 的目录太大")
         return data
 

@@ -7,6 +7,7 @@ Run it in an environment with PyTorch (the files in the repository: torch 2.13.0
 import argparse
 import collections
 import pathlib
+import pickle
 
 import numpy as np
 import torch
@@ -74,6 +75,10 @@ def main():
         whole = torch.nn.Sequential(torch.nn.Linear(2, 2))
         torch.save(whole, FILES / f"torch_module_{name}.pth", _use_new_zipfile_serialization=zipped)
     torch.save(state, FILES / "torch_zip_protocol4.pth", pickle_protocol=4)
+    torch.serialization.set_crc32_options(False)
+    torch.save(state, FILES / "torch_zip_without_crc.pth")
+    torch.serialization.set_crc32_options(True)
+    (FILES / "torch_pickle.pth").write_bytes(pickle.dumps({"x": torch.ones(2)}))
     torch.jit.script(torch.nn.Linear(2, 2)).save(str(FILES / "torch_script.pt"))
     torch.save({"x": torch.ones(1).expand(5)}, FILES / "torch_expanded.pth")
     torch.save({"x": torch.ones(3).to(torch.float8_e4m3fn)}, FILES / "torch_float8.pth")
