@@ -487,6 +487,8 @@ class _Plan:
                 "除了分类头,微调的模型要与原来的形状相同:请用原来的 --patch-size、--embed-dim、--depth 等,"
                 "图像的通道数也要相同。"
             )
+        if self.wrong == [KERNEL] and self._shape(KERNEL)[:2] == tuple(self.targets[KERNEL].shape[:2]):
+            return "只有图块边长不同:请换一个模型,或要求把卷积核也改大小(resize_patches,--resize-patches)。"
         names = _fitting_models(self)
         return f"它像是 {_first_few(names)}。" if names else "请检查模型的尺寸,或换一份权重。"
 
