@@ -1,8 +1,8 @@
 import json
+import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -182,8 +182,9 @@ def test_a_large_file_is_converted_quickly_and_in_little_memory(kind, tmp_path):
         paddle.save(model.state_dict(), str(source))
     script = [ROOT / "scripts" / "import_weights.py", source, "--model", "vit_base_patch16_224"]
     command = [sys.executable, "-c", MEASURED, *script, "--output", tmp_path / "out.safetensors"]
-    started = time.perf_counter()
+    before = os.times()
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert time.perf_counter() - started < 10
+    used = os.times()  # 处理器时间,不受同时运行的别的程序影响
+    assert used.children_user + used.children_system - before.children_user - before.children_system < 10
     assert int(done.stdout.split()[-1]) * 1024 < 3 * source.stat().st_size
