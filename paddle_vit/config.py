@@ -175,7 +175,7 @@ class Config:
         Args:
             info (DataInfo): 数据集的说明,由它定图像边长、通道数和类别数。
         """
-        names = [*_SHAPE[1:], "dropout", "attention_dropout", "drop_path"]
+        names = [*_SHAPE[1:], *_REGULARIZATION]
         return {
             "name": full_name(self.model),
             "image_size": info.image_size,
@@ -190,6 +190,7 @@ class Config:
         return self.distillation or ("none" if self.teacher is None else "hard")
 
 
+_REGULARIZATION = ("dropout", "attention_dropout", "drop_path")
 # 设置的名字 -> 模型的参数名,不同的那些
 _ARGUMENTS = {"distillation_token": "distillation"}
 
@@ -398,6 +399,13 @@ def _inherited(wanted):
                 f"{source} 是别处的权重,没有写明是哪个模型:请加上 --model,如 --model vit_small_patch16_224。"
             )
         return {} if known.epsilon is None else {"epsilon": known.epsilon}
+    settable = {_ARGUMENTS.get(name, name) for name in _SHAPE} | set(_REGULARIZATION)
+    for name, value in known.model.items():
+        if (name not in settable and name not in ("name", "in_channels", "num_classes")) or isinstance(value, list):
+            raise UserError(
+                f"{source} 的模型改过 {name}(是 {value}),训练的设置里没有它:命令行上只能微调命名的模型,"
+                "这个请在 Python 里用 create_model 和 load_weights。"
+            )
     values = {name: known.model.get(_ARGUMENTS.get(name, name)) for name in _SHAPE}
     values["model"] = known.model["name"]
     if wanted.get("dataset") == "folder":

@@ -73,11 +73,8 @@ class Distillation:
 
     def __init__(self, teacher, teacher_info, info, kind="hard", alpha=0.5, temperature=3.0):
         if teacher_info.classes != info.classes:
-            before, now = (
-                "、".join(names[:5]) + "…" * (len(names) > 5) for names in (teacher_info.classes, info.classes)
-            )
             raise UserError(
-                f"老师分的是 {len(teacher_info.classes)} 类({before}),数据是 {len(info.classes)} 类({now}):"
+                f"老师分的是 {_shown(teacher_info.classes)},数据是 {_shown(info.classes)}:"
                 "蒸馏时要完全相同,次序也要相同,请换一个老师。"
             )
         if teacher_info.channels != info.channels:
@@ -107,11 +104,14 @@ class Distillation:
             with paddle.no_grad():
                 taught = self.teacher(teacher_input(images, self.info, self.teacher_info)).astype("float32")  # [B, K]
             if getattr(model, "distillation_token", None) is None:
-                logits = for_teacher = model(images)  # [B, K]
-                prediction = logits
+                prediction = logits = for_teacher = model(images)  # [B, K]
             else:
                 logits, for_teacher = model.forward_heads(images)  # 各 [B, K]
                 prediction = (logits + for_teacher) / 2
         label_loss = F.cross_entropy(logits.astype("float32"), targets, soft_label=True)
         teacher_loss = distillation_loss(for_teacher.astype("float32"), taught, self.kind, self.temperature)
         return prediction, (1 - self.alpha) * label_loss + self.alpha * teacher_loss
+
+
+def _shown(classes):
+    return f"{len(classes)} 类({'、'.join(classes[:5])}{'…' if len(classes) > 5 else ''})"

@@ -42,7 +42,9 @@ def export_weights(model, path):
         place = [offset, offset + value.nbytes]
         entries[name] = {"dtype": "F32", "shape": list(value.shape), "data_offsets": place}
         offset += value.nbytes
-    header = json.dumps({"__metadata__": {"format": "pt"}, **entries}, separators=(",", ":")).encode()
+    norm = model.norm if hasattr(model.norm, "weight") else model.pool_norm
+    facts = {"format": "pt", "epsilon": str(norm._epsilon)}  # epsilon 从名字看不出来,timm 默认的是 1e-6
+    header = json.dumps({"__metadata__": facts, **entries}, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
     data = (_to_timm(model, tensors[ours], ours).tobytes() for ours in sources.values())  # 一次一个张量
     atomic_write(path, itertools.chain([struct.pack("<Q", len(header)), header], data))

@@ -36,7 +36,7 @@ class WeightsInfo:
         classes (tuple[str] | None): 类别名。
         model (dict | None): 本项目的文件:``create_model`` 的全部参数。
         image_size ((int, int) | None): 训练时图像的 (高, 宽),像素。
-        num_classes (int | None): 分类头的类别数。
+        num_classes, in_channels (int | None): 分类头的类别数,图像的通道数。
         norm_first, activation, scale, pool: 见 ``weight_tables``。
         position_embedding (str | None): 本项目的文件:位置编码的种类。
         qkv_bias (bool | None): q、k、v 有没有偏置。
@@ -53,6 +53,7 @@ class WeightsInfo:
     model: object = None
     image_size: object = None
     num_classes: object = None
+    in_channels: object = None
     norm_first: object = None
     activation: object = None
     scale: object = None
@@ -118,12 +119,13 @@ def describe_file(tensors, table, given=False):
         scale=table.scale,
         pool=table.pool,
         num_classes=_num_classes(table, shapes),
+        in_channels=_in_channels(table, shapes),
     )
     mean, std = _NORMALIZATION.get(_normalization(tensors.path, table, shapes), (None, None))
     info = dataclasses.replace(info, mean=mean, std=std, image_size=_image_size(table, shapes))
     if table.name == "paddle_vit":
         return dataclasses.replace(info, **_own_facts(tensors))
-    facts = _neighbours(tensors.path, table, info)
+    facts = {**_metadata_facts(tensors), **_neighbours(tensors.path, table, info)}
     for name in FACTS:
         stated = getattr(info, name)
         if given and stated not in (None, UNKNOWN) and facts.get(name, stated) != stated:
@@ -155,6 +157,11 @@ def _num_classes(table, shapes):
     return None if shape is None or len(shape) != 1 else shape[0]
 
 
+def _in_channels(table, shapes):
+    kernel = _find(table, shapes, "patch_embed.patch_embedding.weight")
+    return None if kernel is None or len(kernel) != 4 else kernel[2 if table.layout == "flax" else 1]
+
+
 def _normalization(path, table, shapes):
     """DeiT 与 ViT 的名字相同:有蒸馏 token,或文件名、目录名里写着 deit 的是 DeiT。"""
     named_deit = any("deit" in part.lower() for part in path.absolute().parts[-2:])
@@ -176,6 +183,14 @@ def _image_size(table, shapes):
         if side and side * side == positions[-2] - count:
             return side * patch[0], side * patch[1]
     return None
+
+
+def _metadata_facts(tensors):
+    """``export_weights`` 写在文件头里的 epsilon。"""
+    with contextlib.suppress(ValueError, KeyError):
+        epsilon = float(tensors.metadata["epsilon"])
+        return {"epsilon": epsilon} if 0 < epsilon < 1 else {}
+    return {}
 
 
 # ---- 本项目的文件 ----
@@ -225,6 +240,7 @@ def _facts_of_model(model, path):
         "pool": settings.get("pool"),
         "position_embedding": settings.get("position_embedding"),
         "num_classes": settings["num_classes"],
+        "in_channels": settings["in_channels"],
     }
 
 

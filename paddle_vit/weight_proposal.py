@@ -38,6 +38,7 @@ _FACTS = {
     "activation": "Mlp 的激活函数,如 gelu、relu",
     "epsilon": "层归一化里加在方差上的小数;PyTorch 和 Paddle 不写时是 1.0e-5",
     "num_heads": "注意力的头数",
+    "normalization": "像素怎样归一化:half 是均值和标准差都 0.5,imagenet 是 ImageNet 的",
 }
 
 
@@ -69,7 +70,7 @@ def propose_table(model, path):
             value = f"{value:.1e}" if isinstance(value, float) else _yaml(UNKNOWN if value is None else value)
             text.append(f"{name}: {value}  # {meaning}")
         kernel = lines.get("patch_embed.patch_embedding.weight", ())
-        if len(kernel) == 1 and len(tensors[_first(kernel[0], tensors)].shape) == 2:
+        if kernel and kernel[0] in tensors and len(tensors[kernel[0]].shape) == 2:
             order = "p1 p2 c" if known is None else known.patch_order
             text.append(f"patch_order: {order}  # 图块展平的次序:p1 行、p2 列、c 通道")
         if known is not None and known.pool is not None:
@@ -132,25 +133,50 @@ def _fold(lines, targets):
 def _guess(targets, tensors, layout):
     """{我们的名字(带 {i}): 它的名字的元组};猜不出的是 ``("?",)``。"""
     depth = len({name.split(".")[1] for name in targets if name.startswith("encoders.")})
-    theirs = _templates(tensors, depth)
-    ours = {re.sub(r"^encoders\.0\.", "encoders.{i}.", n): s for n, s in targets.items() if not _later(n)}
-    pairs, ranks = [], {}
-    for name, shape in ours.items():
-        for other in theirs:
-            if ("{i}" in name) == ("{i" in other) and _compatible(name, shape, tensors, theirs[other], layout):
-                rank = ranks.setdefault((name, shape), len(ranks))
-                pairs.append((_similarity(name, other), -rank, name, other))
+    theirs = _templates(tensors, depth)  # 带 {i} 的名字 -> 一个真的名字
+    ours = {re.sub(r"^encoders\.0\.", "encoders.{i}.", name): name for name in targets if not _later(name)}
+    our_layers, their_layers = _by_layer(ours), _by_layer(theirs)
     lines, taken = {}, set()
-    for _, _, name, other in sorted(pairs, key=lambda pair: pair[:2], reverse=True):
-        if name not in lines and other not in taken:
-            lines[name] = (other,)
+
+    def fits(layer, other):
+        mine, given = our_layers[layer], their_layers[other]
+        return (
+            ("{i}" in layer) == ("{i" in other)
+            and mine.keys() == given.keys()
+            and all(
+                _compatible(mine[leaf], targets[ours[mine[leaf]]], tensors, theirs[given[leaf]], layout)
+                for leaf in mine
+            )
+        )
+
+    for layer, leaves in our_layers.items():  # 先找分开存放的 q、k、v,免得别的方阵占了它们
+        if layer.endswith("qkv") and not any(fits(layer, other) for other in their_layers):
+            for name in leaves.values():
+                triple = _triple(targets[ours[name]], theirs, tensors, layout)
+                lines.update({name: triple} if triple else {})
+                taken.update(_LEAF.sub("", part) for part in triple or ())
+    pairs = []
+    for layer in our_layers:
+        choices = [other for other in their_layers if other not in taken and fits(layer, other)]
+        alike = [name for name in our_layers if choices and fits(name, choices[0])]
+        for rank, other in enumerate(choices):  # 形状分不开时,看先后
+            same_rank = rank == alike.index(layer) if layer in alike else False
+            pairs.append((_similarity(layer, other) + same_rank, layer, other))
+    done = set()
+    for _, layer, other in sorted(pairs, key=lambda pair: -pair[0]):
+        if layer not in done and other not in taken:
+            lines.update({name: (their_layers[other][leaf],) for leaf, name in our_layers[layer].items()})
+            done.add(layer)
             taken.add(other)
-    for name, shape in ours.items():
-        if name not in lines:
-            triple = _triple(shape, theirs, tensors, taken, layout) if ".qkv." in name else None
-            lines[name] = triple or (UNKNOWN,)
-            taken.update(triple or ())
-    return {name: lines[name] for name in ours}
+    return {name: lines.get(name, (UNKNOWN,)) for name in ours}
+
+
+def _by_layer(names):
+    """{层: {weight、bias 或空: 名字}}。"""
+    layers = {}
+    for name in names:
+        layers.setdefault(_LEAF.sub("", name), {})[_leaf(name)] = name
+    return layers
 
 
 def _later(name):
@@ -205,33 +231,27 @@ def _compatible(ours, shape, tensors, theirs, layout):
     return given == shape
 
 
-def _similarity(ours, theirs):
-    """两个名字像不像:常用的片段最要紧,其次是整个名字。"""
-    layer = _LEAF.sub("", ours).replace("encoders.{i}.", "")
-    name = _LEAF.sub("", theirs).lower()
-    hints = [len(hint) for hint in _HINTS.get(layer, "").split() if hint in name]
-    return max(hints, default=0) + difflib.SequenceMatcher(None, layer, name).ratio()
+def _similarity(layer, other):
+    """两个层的名字像不像:常用的片段最要紧,其次是整个名字。"""
+    layer, other = layer.replace("encoders.{i}.", ""), other.lower()
+    hints = [len(hint) for hint in _HINTS.get(layer, "").split() if hint in other]
+    return max(hints, default=0) + difflib.SequenceMatcher(None, layer, other).ratio() / 2
 
 
-def _triple(shape, theirs, tensors, taken, layout):
-    """分开存放的 q、k、v:三个名字只差这一处的张量。"""
+def _triple(shape, theirs, tensors, layout):
+    """分开存放的 q、k、v:三个名字只差这一处的张量;没有时是 ``None``。"""
     third = (*shape[:-1], shape[-1] // 3)
     third = third[::-1] if layout == "torch" else third
-    free = [name for name in theirs if name not in taken and tuple(tensors[theirs[name]].shape) == third]
+    names = [name for name in theirs if tuple(tensors[theirs[name]].shape) == third and "{i" in name]
     for words in (("query", "key", "value"), ("wq", "wk", "wv"), ("q", "k", "v"), ("Q", "K", "V")):
-        for name in free:
+        for name in names:
             triple = tuple(re.sub(rf"(?<![A-Za-z]){words[0]}(?![A-Za-z])", word, name) for word in words)
-            if len(set(triple)) == 3 and all(other in free for other in triple):
+            if len(set(triple)) == 3 and all(other in names for other in triple) and "norm" not in name:
                 return triple
     return None
 
 
 # ---- 写成 YAML ----
-
-
-def _first(template, tensors):
-    """带 {i} 的名字的第一个。"""
-    return next(name for name in tensors if _matches(template, name))
 
 
 def _matches(template, name):

@@ -14,9 +14,10 @@
       encoders.{i}.attn_norm: blocks.{i}.ln1
       encoders.{i}.attn.qkv: [blocks.{i}.q, blocks.{i}.k, blocks.{i}.v]
 
-还可以写:``scale``(q k^T 的缩放,不写是 d ** -0.5),``pool``(cls 或 avg),``patch_order``(图块嵌入是线性层时图块展平的
-次序,如 ``p1 p2 c``),``prefixes``(要去掉的前缀),``ignore``(本来就不需要的张量,可以有 ``*``),``head_extras``
-(分类头多出来的部分,换分类头时才不需要)。``{i}`` 是数字,``{i+1}`` 是它加一;``甲 | 乙`` 是两种可能的名字。
+还可以写:``normalization``(像素怎样归一化:half 是均值和标准差都 0.5,imagenet 是 ImageNet 的),``scale``(q k^T 的缩放,
+不写是 d ** -0.5),``pool``(cls 或 avg),``patch_order``(图块嵌入是线性层时图块展平的次序,如 ``p1 p2 c``),
+``prefixes``(要去掉的前缀),``ignore``(本来就不需要的张量,可以有 ``*``),``head_extras``(分类头多出来的部分,换分类头时
+才不需要)。``{i}`` 是数字,``{i+1}`` 是它加一;``甲 | 乙`` 是两种可能的名字。
 """
 
 import contextlib
@@ -31,12 +32,13 @@ import yaml
 from .cli import describe_os_error
 from .errors import UserError
 
-__all__ = ["FACTS", "UNKNOWN", "Table", "bundled_tables", "layout_of", "read_table", "recognise"]
+__all__ = ["FACTS", "MAY_BE_UNKNOWN", "UNKNOWN", "Table", "bundled_tables", "layout_of", "read_table", "recognise"]
 
 FORMATS = Path(__file__).parent / "formats"
 MAX_TENSORS = 10000  # ViT-H 的 q、k、v 分开时也不到一千个
 UNKNOWN = "?"  # 表里还没有填的事实
 FACTS = ("norm_first", "activation", "epsilon", "num_heads")  # 名字看不出来、使用者的表必须写明的
+MAY_BE_UNKNOWN = (*FACTS, "normalization")  # 草稿里可以是 ? 的
 _INDEX = re.compile(r"\{([a-z])(?:\+(\d))?\}")
 _TENSORS = ("weight", "bias", "gamma", "class_token", "distillation_token", "register_tokens", "position_embedding")
 _TENSORS += ("relative_position_bias_table",)
@@ -102,11 +104,6 @@ class Table:
     def is_head_extra(self, name):
         """这个张量是分类头里我们没有的部分。"""
         return any(fnmatchcase(name, pattern) for pattern in self.head_extras)
-
-    @property
-    def unknown(self):
-        """还写着 ``?`` 的事实。"""
-        return [name for name in FACTS if getattr(self, name) == UNKNOWN]
 
     @cached_property
     def _compiled(self):
@@ -205,7 +202,7 @@ def _check_value(path, name, value):
     if name not in _KINDS:
         raise UserError(f"换名表 {path} 里有不认识的 {name}:可用的是 {'、'.join(_KINDS)}。")
     kind = _KINDS[name]
-    if name in FACTS and value == UNKNOWN:
+    if name in MAY_BE_UNKNOWN and value == UNKNOWN:
         return
     if isinstance(kind, tuple) and isinstance(kind[0], str):
         good, wanted = value in kind, "、".join(kind) + " 之一"

@@ -19,10 +19,12 @@ from .resampling import resize_bias_table, resize_patch_kernel, resize_positions
 from .swin import SwinTransformer
 from .tensor_files import open_tensors
 from .vit import ViT
+from .weight_export import export_weights
 from .weight_info import WeightsInfo, describe_file, describe_weights, find_weights
-from .weight_tables import FACTS, UNKNOWN, read_table, recognise
+from .weight_proposal import propose_table
+from .weight_tables import FACTS, MAY_BE_UNKNOWN, UNKNOWN, read_table, recognise
 
-__all__ = ["LoadReport", "WeightsInfo", "describe_weights", "export_weights", "import_weights", "load_weights"]
+__all__ = ["LoadReport", "WeightsInfo", "describe_weights", "export_weights", "load_weights"]
 __all__ += ["propose_table", "run_of", "save_report"]
 
 POSITIONS, KERNEL = "position_embedding", "patch_embed.patch_embedding.weight"
@@ -136,7 +138,7 @@ def load_weights(model, path, *, strict=True, resize_patches=False, table=None, 
 
 def _check_stated(table, path, given):
     """名字看不出来的事实,表里是不是都写明了。"""
-    blank = [name for name in FACTS if getattr(table, name) == UNKNOWN]
+    blank = [name for name in MAY_BE_UNKNOWN if getattr(table, name) == UNKNOWN]
     if given is not None and table.family != "attention":
         blank += [name for name in FACTS if getattr(table, name) is None]
     if given is not None and table.family == "attention" and table.num_heads is None:
@@ -485,6 +487,8 @@ class _Plan:
                 "除了分类头,微调的模型要与原来的形状相同:请用原来的 --patch-size、--embed-dim、--depth 等,"
                 "图像的通道数也要相同。"
             )
+        if self.wrong == [KERNEL] and self._shape(KERNEL)[:2] == tuple(self.targets[KERNEL].shape[:2]):
+            return "只有图块边长不同:请换一个模型,或要求把卷积核也改大小(resize_patches,--resize-patches)。"
         names = _fitting_models(self)
         return f"它像是 {_first_few(names)}。" if names else "请检查模型的尺寸,或换一份权重。"
 

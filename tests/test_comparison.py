@@ -4,13 +4,21 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from conftest import ROOT, TINY, run_script
 from test_resume import wait_for
 from test_scripts import assert_one_chinese_line
 
 from paddle_vit import UserError
-from paddle_vit.comparison import comparison_figure, comparison_table, parse_seeds, parse_vary, variants
+from paddle_vit.comparison import (
+    comparison_figure,
+    comparison_table,
+    curves_figure,
+    parse_seeds,
+    parse_vary,
+    variants,
+)
 from paddle_vit.config import parse_config
 
 
@@ -137,3 +145,41 @@ def test_a_failing_run_is_named(tmp_path):
     done = run_script("compare", *args)
     assert_one_chinese_line(done, "patch_size-3-seed0", "整除")
     assert (tmp_path / "compare" / "base-seed0" / "summary.json").exists()
+
+
+def finished_run(directory, tops, test_top1):
+    directory.mkdir(parents=True)
+    line = dict.fromkeys(("epoch", "train_loss", "train_top1", "val_loss", "lr", "images_per_second", "data_wait"), 0.5)
+    lines = [json.dumps({**line, "val_top1": top}) for top in tops]
+    (directory / "metrics.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (directory / "summary.json").write_text(json.dumps({"test_top1": test_top1}), encoding="utf-8")
+    return directory
+
+
+def test_curves_of_groups(tmp_path):
+    for seed, top in enumerate((0.5, 0.7)):
+        finished_run(tmp_path / f"a-seed{seed}", [0.1, top], top - 0.1)
+        finished_run(tmp_path / f"b-seed{seed}", [0.3, top + 0.2], top)
+    args = [f"从零={tmp_path}/a-seed*", f"微调={tmp_path}/b-seed*"]
+    done = run_script("curves", *args, "--output", tmp_path / "figures" / "curves.png", check=0)
+    rows = [line.split() for line in done.stdout.splitlines() if "%" in line]
+    assert rows[0] == ["从零", "2", "60.00%", "50.00%–70.00%", "50.00%", "40.00%–60.00%"]
+    assert rows[1] == ["微调", "2", "80.00%", "70.00%–90.00%", "60.00%", "50.00%–70.00%"]
+    assert (tmp_path / "figures" / "curves.png").stat().st_size > 5000
+    figure = curves_figure({"a": np.array([[0.1, 0.5], [0.1, 0.7]]), "b": np.array([[0.3, 0.7], [0.3, 0.9]])})
+    lines = {line.get_label(): line.get_ydata().tolist() for line in figure.axes[0].lines}
+    assert lines == {"a": pytest.approx([10, 60]), "b": pytest.approx([30, 80])}
+
+
+def test_bad_groups(tmp_path):
+    finished_run(tmp_path / "a-seed0", [0.1, 0.2], 0.1)
+    finished_run(tmp_path / "a-seed1", [0.1], 0.1)
+    (tmp_path / "unfinished").mkdir()
+    for group, word in (
+        ("a", "a"),
+        (f"={tmp_path}", "名字"),
+        (f"a={tmp_path}/none*", "none"),
+        (f"a={tmp_path}/a-*", "轮数"),
+        (f"a={tmp_path}/unfinished", "没有训练完"),
+    ):
+        assert_one_chinese_line(run_script("curves", group, "--output", tmp_path / "x.png"), word)

@@ -8,13 +8,13 @@ import numpy as np
 import paddle
 import pytest
 import yaml
-from conftest import TINY, run_script
+from conftest import ROOT, TINY, run_script
 from safetensors.numpy import load_file, save_file
 from test_resume import assert_same_end, start, wait_for
 from test_scripts import assert_one_chinese_line
 
 from paddle_vit import UserError, ViT, create_model
-from paddle_vit.checkpoint import read_state, write_state
+from paddle_vit.checkpoint import read_state, save_model, write_state
 from paddle_vit.config import load_config, make_config, parse_config
 from paddle_vit.data import DataInfo, load_data, load_info, pixel_statistics
 from paddle_vit.runs import build_model, choose_normalization, load_distillation, load_model, load_run
@@ -127,6 +127,39 @@ def test_settings_that_swin_does_not_have(tmp_path):
         run_script("train", *TINY, "--window-size", "3", "--output", tmp_path / "run"), "window_size"
     )
     assert not (tmp_path / "run").exists()
+
+
+REFERENCE = ROOT / "tests" / "reference" / "cases"
+
+
+def test_foreign_weights_on_ones_own_pictures(picture_folder, tmp_path):
+    """Hugging Face 的 DeiT:归一化、epsilon 随权重,类别不同,两个头都重新开始学;得到的文件自己就能预测和微调。"""
+    data = ["--dataset", "folder", "--data-dir", picture_folder, "--epochs", "1", "--lr", "1e-12", "--min-lr", "0"]
+    shape = "--model deit_tiny_distilled --embed-dim 6 --depth 2 --num-heads 3".split()
+    run, again = tmp_path / "run", tmp_path / "again"
+    args = ["--weights", REFERENCE / "hf_deit_distilled" / "model.safetensors", *shape, *data]
+    done = run_script("train", *args, "--output", run, check=0)
+    assert "distillation_head.weight" in done.stdout
+    loaded = load_run(run)
+    assert loaded.info.mean == (0.485, 0.456, 0.406) and loaded.info.classes == ("狗", "猫", "鸟")
+    assert loaded.config.epsilon == 1e-12 == loaded.model.encoders[1].mlp_norm._epsilon
+    stored = load_file(REFERENCE / "hf_deit_distilled" / "model.safetensors")
+    key = next(name for name in stored if name.endswith("distillation_token"))
+    np.testing.assert_allclose(loaded.model.distillation_token.numpy(), stored[key], atol=1e-6)
+    args = ["--weights", run / "best.safetensors", "--train-only", "head", *data, "--output", again]
+    done = run_script("train", *args, check=0)
+    assert "分类头也取来了" in done.stdout
+    images = paddle.randn([2, 3, 224, 224])
+    np.testing.assert_allclose(load_run(again).model(images).numpy(), loaded.model(images).numpy(), atol=1e-5)
+    wrong = run_script("train", *args[:1], REFERENCE / "hf_deit_distilled" / "model.safetensors", *data, check=2)
+    assert_one_chinese_line(wrong, "--model")
+
+
+def test_a_shape_that_the_settings_do_not_have(tmp_path):
+    path, model = tmp_path / "swin.safetensors", swin()
+    save_model(path, model.state_dict(), {"name": "swin_tiny", "in_channels": 3, **SWIN}, None)
+    with pytest.raises(UserError, match=r"depths.*create_model"):
+        parse_config(["--weights", str(path)])
 
 
 # ---- 归一化 ----
@@ -293,7 +326,7 @@ def test_resume_when_the_weights_have_gone(tiny_run, tmp_path):
 
 def test_a_foreign_teacher(tmp_path):
     info = DataInfo("folder", ("猫", "狗", "鸟"), 3, 8, (0.5,) * 3, (0.5,) * 3, {})
-    teacher = create_model("vit_tiny_patch16_224", num_classes=3).eval()
+    teacher = create_model("vit_tiny_patch16_224", num_classes=3, epsilon=1e-5).eval()  # 旧版的权重没有说明,都是 1e-5
     config = make_config({"teacher": str(foreign(tmp_path, teacher))})
     with pytest.raises(UserError, match="--teacher-model"):
         load_distillation(config, info)

@@ -1,0 +1,129 @@
+"""把别处的权重转换成本项目能说明自己的文件:怎样建模型、类别名、怎样归一化都写在里面。"""
+
+from pathlib import Path
+
+import yaml
+
+from .checkpoint import save_model
+from .cli import describe_os_error
+from .errors import UserError
+from .models import create_model, full_name, model_settings
+from .weight_info import describe_weights
+from .weights import load_weights
+
+__all__ = ["import_weights", "model_for", "parse_settings", "read_class_names"]
+
+
+def import_weights(source, output, model=None, settings=None, class_names=None, **options):
+    """转换一份权重。
+
+    Args:
+        source (str | Path): 权重文件或目录。
+        output (str | Path): 目标文件,.safetensors。
+        model (str | None): 模型名;本项目的文件可以不给,它自己写着。
+        settings (dict | None): 另外的 ``create_model`` 参数。
+        class_names (Sequence[str] | None): 类别名;不给时用权重里写着的,都没有就是“类别 0”这样的编号。
+        **options: 见 ``load_weights``,除了 classes。
+
+    Returns:
+        tuple: (装好权重的模型, ``LoadReport``)。
+
+    Raises:
+        UserError: 见 ``load_weights``;或类别名的个数不对。
+    """
+    if Path(output).suffix != ".safetensors":
+        raise UserError(f"输出文件 {output} 应以 .safetensors 结尾。")
+    info = describe_weights(source, options.get("table"))
+    network, arguments = model_for(info, model, settings)
+    report = load_weights(network, source, **options)
+    if any(name.startswith("head.") for name in report.fresh):
+        raise UserError(
+            f"{source} 的分类头装不进来(报告:{report}):转换要连分类头一起,"
+            "请去掉 --set num_classes=…;没有分类头的权重请直接用 scripts/train.py --weights 微调。"
+        )
+    if info.epsilon is not None:
+        arguments["epsilon"] = info.epsilon
+    save_model(output, network.state_dict(), arguments, _data_info(info, arguments, class_names))
+    return network, report
+
+
+def model_for(info, name=None, settings=None):
+    """为一份权重建模型,参数不随机初始化两遍;返回 (模型, ``create_model`` 的全部参数)。
+
+    Args:
+        info (WeightsInfo): 权重的说明,由它定类别数、通道数。
+        name (str | None), settings (dict | None): 见 ``import_weights``。
+
+    Raises:
+        UserError: 没有给模型名,或参数不合法。
+    """
+    own = {} if info.model is None or name is not None else dict(info.model)
+    name = own.pop("name", name)
+    if name is None:
+        raise UserError(f"{info.path} 没有写明是哪个模型:请用 --model 给出,如 --model vit_base_patch16_224。")
+    known = {"num_classes": info.num_classes, "in_channels": info.in_channels}
+    arguments = {
+        "name": full_name(name),
+        **model_settings(name),
+        **{key: value for key, value in known.items() if value is not None},
+        **own,
+        **(settings or {}),
+    }
+    arguments.setdefault("image_size", 224)
+    arguments.setdefault("in_channels", 3)
+    return create_model(**arguments), arguments
+
+
+def _data_info(info, arguments, class_names):
+    """文件里的 ``DataInfo``(字典);不知道怎样归一化、图像不是正方形时是 ``None``。"""
+    count, channels, image_size = (arguments[name] for name in ("num_classes", "in_channels", "image_size"))
+    names = class_names or info.classes or [f"类别 {index}" for index in range(count)]
+    if len(names) != count:
+        raise UserError(f"有 {len(names)} 个类别名,而分类头有 {count} 类:请检查类别名文件,一行一个。")
+    if info.mean is None or len(info.mean) != channels or not isinstance(image_size, int):
+        return None
+    return {
+        "name": info.format,
+        "classes": list(names),
+        "channels": channels,
+        "image_size": image_size,
+        "mean": list(info.mean),
+        "std": list(info.std),
+        "counts": {},
+    }
+
+
+def read_class_names(path):
+    """读类别名文件:一行一个,次序就是标签。
+
+    Raises:
+        UserError: 没有这个文件,不是 UTF-8,或有空行、重名。
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UserError(describe_os_error(error, path)) from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} 不是 UTF-8 文字:类别名文件一行一个类别名,请另存为 UTF-8。") from None
+    names = [line.strip() for line in lines]
+    if not names or not all(names) or len(set(names)) < len(names):
+        raise UserError(f"{path} 里有空行或重名:类别名文件一行一个类别名,次序就是标签。")
+    return names
+
+
+def parse_settings(pairs):
+    """命令行上的 ``名字=值`` 若干个 -> 字典;值按 YAML 读。
+
+    Raises:
+        UserError: 不是 ``名字=值``。
+    """
+    settings = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        try:
+            settings[name.strip().replace("-", "_")] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            equals = ""
+        if not equals:
+            raise UserError(f"--set {pair} 不合法:应为 名字=值,如 num_heads=6。")
+    return settings

@@ -1,0 +1,61 @@
+"""把别处的权重转换成本项目的文件;认不出格式时,写一份换名表的草稿。"""
+
+from pathlib import Path
+
+from paddle_vit.checkpoint import atomic_write
+from paddle_vit.cli import ArgumentParser, run
+from paddle_vit.models import create_model
+from paddle_vit.weight_import import import_weights, parse_settings, read_class_names
+from paddle_vit.weights import export_weights, propose_table
+
+
+def main():
+    parser = ArgumentParser(
+        "把 timm、Hugging Face、PaddleViT、PaddleClas、Google 等的权重转换成本项目的 .safetensors。"
+    )
+    parser.add_argument("source", metavar="SOURCE", help="权重文件,或从 Hugging Face 下载的目录;不需要装 PyTorch")
+    parser.add_argument("--model", help="模型名,如 vit_base_patch16_224;本项目自己的文件可以不给")
+    parser.add_argument("--output", metavar="FILE", help="写到这个 .safetensors 文件")
+    parser.add_argument("--table", metavar="YAML", help="换名表;不给时由张量的名字认出格式")
+    parser.add_argument("--propose", metavar="YAML", help="不转换,只写一份换名表的草稿,填好以后交给 --table")
+    parser.add_argument("--image-size", type=int, help="换成这个图像边长(像素),位置编码随之改大小")
+    parser.add_argument(
+        "--set", metavar="名字=值", action="append", default=[], help="模型的其他参数,如 num_heads=6;可以多次"
+    )
+    parser.add_argument("--class-names", metavar="FILE", help="类别名文件,UTF-8,一行一个")
+    parser.add_argument("--resize-patches", action="store_true", help="图块边长不同时,图块嵌入的卷积核也改大小")
+    parser.add_argument("--no-strict", action="store_true", help="缺少的张量保持随机的初值,多出的不用,都写在报告里")
+    parser.add_argument("--export-timm", metavar="FILE", help="另外写一份 timm 名字的 .safetensors")
+    parser.add_argument("--verbose", action="store_true", help="打印每个张量的去处")
+    args = parser.parse_args()
+
+    settings = parse_settings(args.set)
+    if args.image_size is not None:
+        settings["image_size"] = args.image_size
+    if args.propose is not None:
+        model = create_model(args.model or "vit", **settings)
+        atomic_write(Path(args.propose), propose_table(model, args.source).encode())
+        print(f"换名表的草稿写在 {args.propose}:核对以后填好 ?,再用 --table {args.propose} 转换。")
+        return
+    if args.output is None:
+        parser.error("the following arguments are required: --output")
+    model, report = import_weights(
+        args.source,
+        args.output,
+        args.model,
+        settings,
+        read_class_names(args.class_names) if args.class_names else None,
+        table=args.table,
+        resize_patches=args.resize_patches,
+        strict=not args.no_strict,
+    )
+    print(report)
+    if args.verbose:
+        print(report.details())
+    print(f"写好了 {args.output}")
+    if args.export_timm is not None:
+        print(f"写好了 {args.export_timm};在 timm 里:{export_weights(model, args.export_timm)}")
+
+
+if __name__ == "__main__":
+    run(main)
