@@ -24,7 +24,9 @@ from .layers import (
     sincos_position_embedding_1d,
 )
 from .models import count_parameters, create_model, list_models
+from .swin import SwinTransformer
 from .vit import ViT
+from .weights import describe_weights, export_weights, load_weights
 
 __version__ = "0.1.0"
 
@@ -38,12 +40,16 @@ __all__ = [
     "Mlp",
     "MultiHeadAttention",
     "PatchEmbedding",
+    "SwinTransformer",
     "UserError",
     "ViT",
     "causal_mask",
     "count_parameters",
     "create_model",
+    "describe_weights",
+    "export_weights",
     "list_models",
+    "load_weights",
     "sincos_position_embedding",
     "sincos_position_embedding_1d",
 ]

@@ -274,7 +274,7 @@ class NormalizedAttention(Attention):
 
     def split_heads(self, x):
         q, k, v = super().split_heads(x)
-        q, k = (norm(x).astype(v.dtype) for norm, x in ((self.q_norm, q), (self.k_norm, k)))  # 混合精度时归一化给出 float32
+        q, k = self.q_norm(q).astype(v.dtype), self.k_norm(k).astype(v.dtype)  # 混合精度时归一化给出 float32
         return q, k, v  # 各 [B, h, N, d]
 
 
