@@ -9,7 +9,7 @@ setup(
     description="从零开始学视觉 Transformer:课程里的层、模型、训练和 VisualDL 曲线(PaddlePaddle)",
     license="Apache-2.0",
     packages=find_packages(include=["paddle_vit", "paddle_vit.*"]),
-    package_data={"paddle_vit": ["recipes/*.yaml", "formats/*.yaml", "assets/*"]},
+    package_data={"paddle_vit": ["recipes/*.yaml", "weights/formats/*.yaml", "assets/*"]},
     python_requires=">=3.9,<3.14",
     install_requires=[
         "paddlepaddle>=3.1,<3.4",

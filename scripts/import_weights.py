@@ -5,8 +5,8 @@ from pathlib import Path
 from paddle_vit.checkpoint import atomic_write
 from paddle_vit.cli import ArgumentParser, run
 from paddle_vit.models import create_model
-from paddle_vit.weight_import import import_weights, parse_settings, read_class_names
 from paddle_vit.weights import export_weights, propose_table
+from paddle_vit.weights.conversion import import_weights, parse_settings, read_class_names
 
 
 def main():

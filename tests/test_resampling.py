@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from paddle_vit.resampling import bicubic_matrix, resize_bias_table, resize_patch_kernel, resize_positions
+from paddle_vit.weights.resampling import bicubic_matrix, resize_bias_table, resize_patch_kernel, resize_positions
 
 REFERENCE = Path(__file__).parent / "reference"
 sys.path.insert(0, str(REFERENCE))

@@ -17,8 +17,8 @@ from paddle_vit import UserError
 from paddle_vit.checkpoint import read_description
 from paddle_vit.models import create_model
 from paddle_vit.runs import load_model
-from paddle_vit.weight_import import import_weights, parse_settings, read_class_names
 from paddle_vit.weights import describe_weights, export_weights, load_weights
+from paddle_vit.weights.conversion import import_weights, parse_settings, read_class_names
 
 # 参考文件的模型比命名的小
 TINY = {name: CASES["timm_vit"]["model"][name] for name in ("embed_dim", "depth", "num_heads")}

@@ -7,8 +7,8 @@ from safetensors.numpy import save_file
 
 from paddle_vit import UserError
 from paddle_vit.vit import ViT
-from paddle_vit.weight_tables import bundled_tables, read_table
 from paddle_vit.weights import load_weights, propose_table
+from paddle_vit.weights.tables import bundled_tables, read_table
 
 SMALL = dict(image_size=8, patch_size=4, embed_dim=8, depth=3, num_heads=2, num_classes=3, qkv_bias=True, pool="cls")
 SMALL.update(position_embedding="learnable")

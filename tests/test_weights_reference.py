@@ -15,8 +15,8 @@ from paddle_vit.layers import Attention
 from paddle_vit.swin import SwinTransformer
 from paddle_vit.tensor_files import open_tensors
 from paddle_vit.vit import ViT
-from paddle_vit.weight_tables import bundled_tables
 from paddle_vit.weights import describe_weights, load_weights, propose_table
+from paddle_vit.weights.tables import bundled_tables
 
 REFERENCE = Path(__file__).parent / "reference"
 sys.path.insert(0, str(REFERENCE))

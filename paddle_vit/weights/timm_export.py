@@ -7,11 +7,11 @@ import struct
 import numpy as np
 from paddle import nn
 
-from .checkpoint import atomic_write
-from .errors import UserError
-from .swin import SwinTransformer
-from .vit import ViT
-from .weight_tables import bundled_tables
+from ..checkpoint import atomic_write
+from ..errors import UserError
+from ..swin import SwinTransformer
+from ..vit import ViT
+from .tables import bundled_tables
 
 __all__ = ["export_weights"]
 

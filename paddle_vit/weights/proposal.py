@@ -4,10 +4,10 @@ import difflib
 import json
 import re
 
-from .swin import SwinTransformer
-from .tensor_files import open_tensors
-from .weight_info import find_weights
-from .weight_tables import UNKNOWN, bundled_tables, layout_of
+from ..swin import SwinTransformer
+from ..tensor_files import open_tensors
+from .info import find_weights
+from .tables import UNKNOWN, bundled_tables, layout_of
 
 __all__ = ["propose_table"]
 

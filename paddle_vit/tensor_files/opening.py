@@ -15,13 +15,13 @@ import zlib
 from functools import partial
 from pathlib import Path
 
-from .cli import describe_os_error
-from .errors import UserError
+from ..cli import describe_os_error
+from ..errors import UserError
 from .pickled_tensors import NUMPY_TYPES, open_pickle, open_torch_zip, read_inert
 from .pickles import Malformed, shown
 from .stored_tensors import Region, StoredTensor, TensorFile, check_layout, element_type, fill_from
 
-__all__ = ["StoredTensor", "TensorFile", "open_tensors"]
+__all__ = ["open_tensors"]
 
 MAX_HEADER = 2 << 20  # 字节;safetensors 的文件头
 MAX_DIRECTORY = 1 << 20  # 字节;zip 的目录

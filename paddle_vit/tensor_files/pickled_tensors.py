@@ -7,7 +7,7 @@ import math
 import re
 from functools import partial
 
-from .errors import UserError
+from ..errors import UserError
 from .pickles import Inert, Malformed, Name, Payload, read_pickle, shown
 from .stored_tensors import (
     Checksum,

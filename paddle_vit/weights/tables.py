@@ -29,8 +29,8 @@ from pathlib import Path
 
 import yaml
 
-from .cli import describe_os_error
-from .errors import UserError
+from ..cli import describe_os_error
+from ..errors import UserError
 
 __all__ = ["FACTS", "MAY_BE_UNKNOWN", "UNKNOWN", "Table", "bundled_tables", "layout_of", "read_table", "recognise"]
 
@@ -184,7 +184,7 @@ def read_table(path):
         problem = " ".join(str(getattr(error, "problem", None) or error).split())
         raise UserError(f"{path} 不是合法的 YAML({problem}):请检查缩进、冒号和引号。") from None
     if not isinstance(values, dict):
-        raise UserError(f"{path} 不是换名表:应是“名字: 值”的 YAML,样子见 paddle_vit/formats/。")
+        raise UserError(f"{path} 不是换名表:应是“名字: 值”的 YAML,样子见 paddle_vit/weights/formats/。")
     for name in ("epsilon", "scale"):  # YAML 把没有小数点的 1e-6 当作文字
         with contextlib.suppress(ValueError, TypeError):
             values.update({name: float(values[name])} if name in values else {})
@@ -192,7 +192,7 @@ def read_table(path):
         _check_value(path, name, value)
     for name in ("name", "layout", "tensors"):
         if name not in values:
-            raise UserError(f"换名表 {path} 缺少 {name}:样子见 paddle_vit/formats/ 里自带的表。")
+            raise UserError(f"换名表 {path} 缺少 {name}:样子见 paddle_vit/weights/formats/ 里自带的表。")
     lists = {name: tuple(values[name]) for name in ("prefixes", "ignore", "head_extras", "absent") if name in values}
     return Table(**{**values, **lists})
 
@@ -286,7 +286,9 @@ def recognise(tensors):
     narrowed = [table for table in narrowed if table.shapes] or narrowed  # 写明了形状的更确切
     if len(narrowed) > 1:
         names = "、".join(table.name for table in narrowed)
-        raise UserError(f"{tensors.path} 可能是 {names} 中的几种:请用 --table 指明 paddle_vit/formats/ 里的哪一份。")
+        raise UserError(
+            f"{tensors.path} 可能是 {names} 中的几种:请用 --table 指明 paddle_vit/weights/formats/ 里的哪一份。"
+        )
     return narrowed[0]
 
 

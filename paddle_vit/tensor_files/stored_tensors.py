@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from .errors import UserError
+from ..errors import UserError
 from .pickles import Malformed, shown
 
 __all__ = ["Checksum", "Joined", "Latin1", "Region", "StoredTensor", "TensorFile"]

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import yaml
 
-from .checkpoint import save_model
-from .cli import describe_os_error
-from .errors import UserError
-from .models import create_model, full_name, model_settings
-from .weight_info import describe_weights
-from .weights import load_weights
+from ..checkpoint import save_model
+from ..cli import describe_os_error
+from ..errors import UserError
+from ..models import create_model, full_name, model_settings
+from .info import describe_weights
+from .loading import load_weights
 
 __all__ = ["import_weights", "model_for", "parse_settings", "read_class_names"]
 

@@ -8,7 +8,7 @@ pickle 不是数据,是一段程序:``pickle.load`` 会照着它导入模块、�
 import io
 import pickletools
 
-from .errors import UserError
+from ..errors import UserError
 
 __all__ = ["Inert", "Malformed", "Name", "Payload", "read_pickle", "shown"]
 

@@ -1,6 +1,6 @@
-"""预训练权重(pretrained weights):认出格式、换名、转置、改大小,装进模型;装不对的一律拒绝,模型原样不动。
+"""装入权重:认出格式、换名、转置、改大小,装进模型;装不对的一律拒绝,模型原样不动。
 
-认出格式靠 ``formats/*.yaml`` 里的换名表(见 ``weight_tables``);先定好每个张量的去处,再读内容。
+认出格式靠 ``formats/*.yaml`` 里的换名表(见 ``tables``);先定好每个张量的去处,再读内容。
 """
 
 import dataclasses
@@ -11,21 +11,18 @@ from pathlib import Path
 
 import numpy as np
 
-from .checkpoint import atomic_write
-from .errors import UserError
-from .layers import Attention, sincos_position_embedding
-from .models import is_head, list_models, model_class, model_settings
+from ..checkpoint import atomic_write
+from ..errors import UserError
+from ..layers import Attention, sincos_position_embedding
+from ..models import is_head, list_models, model_class, model_settings
+from ..swin import SwinTransformer
+from ..tensor_files import open_tensors
+from ..vit import ViT
+from .info import describe_file, find_weights
 from .resampling import resize_bias_table, resize_patch_kernel, resize_positions
-from .swin import SwinTransformer
-from .tensor_files import open_tensors
-from .vit import ViT
-from .weight_export import export_weights
-from .weight_info import WeightsInfo, describe_file, describe_weights, find_weights
-from .weight_proposal import propose_table
-from .weight_tables import FACTS, MAY_BE_UNKNOWN, UNKNOWN, read_table, recognise
+from .tables import FACTS, MAY_BE_UNKNOWN, UNKNOWN, read_table, recognise
 
-__all__ = ["LoadReport", "WeightsInfo", "describe_weights", "export_weights", "load_weights"]
-__all__ += ["propose_table", "run_of", "save_report"]
+__all__ = ["LoadReport", "load_weights", "run_of", "save_report"]
 
 POSITIONS, KERNEL = "position_embedding", "patch_embed.patch_embedding.weight"
 BIAS_TABLE = "relative_position_bias_table"

@@ -8,10 +8,10 @@ import dataclasses
 import json
 from pathlib import Path
 
-from .checkpoint import matches, read_json, weights_path
-from .errors import UserError
-from .tensor_files import open_tensors
-from .weight_tables import FACTS, UNKNOWN, read_table, recognise
+from ..checkpoint import matches, read_json, weights_path
+from ..errors import UserError
+from ..tensor_files import open_tensors
+from .tables import FACTS, UNKNOWN, read_table, recognise
 
 __all__ = ["WeightsInfo", "describe_file", "describe_weights", "find_weights"]
 
@@ -37,7 +37,7 @@ class WeightsInfo:
         model (dict | None): 本项目的文件:``create_model`` 的全部参数。
         image_size ((int, int) | None): 训练时图像的 (高, 宽),像素。
         num_classes, in_channels (int | None): 分类头的类别数,图像的通道数。
-        norm_first, activation, scale, pool: 见 ``weight_tables``。
+        norm_first, activation, scale, pool: 见 ``tables``。
         position_embedding (str | None): 本项目的文件:位置编码的种类。
         qkv_bias (bool | None): q、k、v 有没有偏置。
         notes (tuple[str]): 其他要知道的事。
@@ -198,8 +198,8 @@ def _metadata_facts(tensors):
 
 def _own_facts(tensors):
     """文件头里的说明;旧版的 best.pdparams 没有,看同一目录的 config.yaml 和 data.json。"""
-    from .config import load_config
-    from .data import load_info
+    from ..config import load_config
+    from ..data import load_info
 
     directory, facts = tensors.path.parent, {}
     model = info = None
@@ -221,8 +221,8 @@ def _facts_of_model(model, path):
     """``create_model`` 的参数里,张量的名字和形状看不出来的那些。"""
     import inspect
 
-    from .layers import as_pair
-    from .models import model_class, model_settings
+    from ..layers import as_pair
+    from ..models import model_class, model_settings
 
     settings = {name: value.default for name, value in inspect.signature(model_class(model["name"])).parameters.items()}
     settings.update(model_settings(model["name"]))
@@ -299,7 +299,7 @@ def _huggingface_facts(config, path, table):
 
 def _image_side(size, path):
     """config.json 里的 image_size:整数或 [高, 宽] -> {"image_size": (高, 宽)}。"""
-    from .layers import as_pair
+    from ..layers import as_pair
 
     if size is None:
         return {}

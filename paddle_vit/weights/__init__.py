@@ -1,0 +1,21 @@
+"""预训练权重(pretrained weights):大家的权重装进我们的模型,我们的写成 timm 的。
+
+先读 ``loading``(装入)和 ``tables``(换名表的语言);``formats/*.yaml`` 是各种格式的换名表。
+"""
+
+from .info import WeightsInfo, describe_weights, find_weights
+from .loading import LoadReport, load_weights, run_of, save_report
+from .proposal import propose_table
+from .timm_export import export_weights
+
+__all__ = [
+    "LoadReport",
+    "WeightsInfo",
+    "describe_weights",
+    "export_weights",
+    "find_weights",
+    "load_weights",
+    "propose_table",
+    "run_of",
+    "save_report",
+]
