@@ -152,6 +152,7 @@ def test_bad_teachers(tiny_run, tmp_path):
     np.testing.assert_array_equal(found.teacher(images).numpy(), load_run(tiny_run).model(images).numpy())
 
 
+@pytest.mark.slow
 def test_distilling_in_training_and_resuming(tiny_run, tmp_path):
     teacher, whole, killed = tmp_path / "teacher", tmp_path / "whole", tmp_path / "killed"
     shutil.copytree(tiny_run, teacher)

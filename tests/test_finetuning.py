@@ -306,6 +306,7 @@ def test_few_shot_fine_tuning_from_other_classes(tmp_path):
     assert_one_chinese_line(run_script("train", "--resume", second), "类别")
 
 
+@pytest.mark.slow
 def test_resume_when_the_weights_have_gone(tiny_run, tmp_path):
     source, whole, killed = (tmp_path / name for name in ("source.safetensors", "whole", "killed"))
     shutil.copy(tiny_run / "best.safetensors", source)
