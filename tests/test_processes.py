@@ -77,6 +77,7 @@ def test_two_processes_equal_one(tmp_path):
     np.testing.assert_allclose(summaries[0]["test_loss"], summaries[1]["test_loss"], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_losses_of_every_step_are_those_of_one_process(tmp_path):
     curves = []
     for processes in (1, 3):
@@ -188,6 +189,7 @@ def test_launch_equals_one_process(tmp_path):
     assert "验证 loss" not in other and "运行目录" not in other  # 只有 0 号进程记录
 
 
+@pytest.mark.slow
 def test_two_processes_agree_on_the_default_directory(tmp_path):
     done = launch(*SETTINGS, "--epochs", "1", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -156,6 +156,7 @@ print(json.dumps(losses))
 """
 
 
+@pytest.mark.slow
 def test_the_losses_of_200_steps_are_those_of_plain_paddle():
     """一边是课程的写法和默认设置,一边是全部加速:同样的初值和数据,损失只差舍入。"""
     plain, tuned = (run_code(TRAIN_200_STEPS.format(tuned=tuned)) for tuned in (False, True))

@@ -80,7 +80,7 @@ def test_read_only_output(tmp_path):
         assert_one_chinese_line(run_script("train", *TINY, "--output", disk / "run"), disk, "--output")
 
 
-@pytest.mark.parametrize("kilobytes", [8, 40, 90, 150, 260])
+@pytest.mark.parametrize("kilobytes", [40, *(pytest.param(size, marks=pytest.mark.slow) for size in (8, 90, 150, 260))])
 def test_full_disk(tmp_path, kilobytes):
     """磁盘在不同的时刻写满;腾出空间(这里是扩大)以后能续训到底。"""
     with small_disk(tmp_path / "disk", f"{kilobytes}k") as disk:
@@ -198,6 +198,7 @@ def test_two_runs_of_the_same_second_get_two_directories(tmp_path):
     assert names == ["runs/digits-0101-000000", "runs/digits-0101-000000-2", "runs/digits-0101-000000-3"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="Windows 没有 SIGTERM")
 def test_sigterm_is_quiet_and_resumable(tmp_path):
     run = tmp_path / "run"
@@ -215,6 +216,7 @@ def test_quiet_without_a_terminal(tmp_path):
     assert "\r" not in done.stdout and done.stdout.count("验证 loss") == 2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="要用伪终端")
 def test_progress_bar_in_a_terminal(tmp_path):
     import fcntl
