@@ -19,7 +19,7 @@ from paddle_vit.config import load_config, make_config, parse_config
 from paddle_vit.data import DataInfo, load_data, load_info, pixel_statistics
 from paddle_vit.runs import build_model, choose_normalization, load_distillation, load_model, load_run
 from paddle_vit.training import choose_trained, is_decayed, layers_of, learning_rate_scales, make_optimizer
-from paddle_vit.weights import load_weights
+from paddle_vit.weights import export_weights, load_weights
 
 SMALL = dict(image_size=8, patch_size=4, in_channels=1, embed_dim=8, depth=2, num_heads=2, num_classes=3)
 SWIN = dict(image_size=32, embed_dim=8, depths=(1, 2), num_heads=(2, 2), window_size=4, num_classes=3)
@@ -339,3 +339,17 @@ def test_a_foreign_teacher(tmp_path):
     assert prediction.shape == [2, 3] and np.isfinite(float(loss))
     with pytest.raises(UserError, match="4 类"):
         load_distillation(config, dataclasses.replace(info, classes=("猫", "狗", "鸟", "鱼")))
+
+
+def test_a_foreign_teacher_that_names_its_classes(tmp_path):
+    """类别数相同、名字不同的老师教的是别的东西:拒绝。"""
+    info = DataInfo("folder", ("猫", "狗", "鸟"), 3, 8, (0.5,) * 3, (0.5,) * 3, {})
+    export_weights(create_model("vit_tiny_patch16_224", num_classes=3), tmp_path / "model.safetensors")
+    config = make_config({"teacher": str(tmp_path / "model.safetensors"), "teacher_model": "vit_tiny"})
+    for names, same in ((["猫", "狗", "鸟"], True), (["狗", "猫", "鸟"], False)):
+        (tmp_path / "config.json").write_text(json.dumps({"architecture": "vit_tiny", "label_names": names}))
+        if same:
+            assert load_distillation(config, info).teacher_info.classes == info.classes
+        else:
+            with pytest.raises(UserError, match="狗、猫、鸟"):
+                load_distillation(config, info)
