@@ -148,11 +148,16 @@ def test_foreign_weights_on_ones_own_pictures(picture_folder, tmp_path):
     np.testing.assert_allclose(loaded.model.distillation_token.numpy(), stored[key], atol=1e-6)
     args = ["--weights", run / "best.safetensors", "--train-only", "head", *data, "--output", again]
     done = run_script("train", *args, check=0)
-    assert "分类头也取来了" in done.stdout
+    assert "分类头也取来了" in done.stdout and "骨干是随机" not in done.stdout
     images = paddle.randn([2, 3, 224, 224])
     np.testing.assert_allclose(load_run(again).model(images).numpy(), loaded.model(images).numpy(), atol=1e-5)
     wrong = run_script("train", *args[:1], REFERENCE / "hf_deit_distilled" / "model.safetensors", *data, check=2)
     assert_one_chinese_line(wrong, "--model")
+
+
+def test_a_frozen_backbone_without_weights_is_pointed_out(tmp_path):
+    done = run_script("train", *TINY, "--train-only", "head", "--epochs", "1", "--output", tmp_path / "run", check=0)
+    assert "骨干是随机" in done.stdout
 
 
 def test_a_shape_that_the_settings_do_not_have(tmp_path):
