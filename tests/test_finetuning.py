@@ -17,6 +17,7 @@ from paddle_vit import UserError, ViT, create_model
 from paddle_vit.checkpoint import read_state, save_model, write_state
 from paddle_vit.config import load_config, make_config, parse_config
 from paddle_vit.data import DataInfo, load_data, load_info, pixel_statistics
+from paddle_vit.models import model_settings
 from paddle_vit.runs import build_model, choose_normalization, load_distillation, load_model, load_run
 from paddle_vit.training import choose_trained, is_decayed, layers_of, learning_rate_scales, make_optimizer
 from paddle_vit.weights import export_weights, load_weights
@@ -165,6 +166,14 @@ def test_a_shape_that_the_settings_do_not_have(tmp_path):
     save_model(path, model.state_dict(), {"name": "swin_tiny", "in_channels": 3, **SWIN}, None)
     with pytest.raises(UserError, match=r"depths.*create_model"):
         parse_config(["--weights", str(path)])
+
+
+def test_an_imported_swin_has_the_shape_of_its_name(tmp_path):
+    """转换出的文件写着全部参数,depths 和 num_heads 也在,与命名的模型相同就能微调。"""
+    path = tmp_path / "swin.safetensors"
+    save_model(path, swin().state_dict(), {"name": "swin_tiny", "in_channels": 3, **model_settings("swin_tiny")}, None)
+    config = parse_config(["--weights", str(path)])
+    assert config.model == "swin_tiny" and config.window_size == 7
 
 
 # ---- 归一化 ----
