@@ -35,7 +35,7 @@ def atomic_write(path, data):
         UserError: 磁盘满、没有权限等。
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # 几个程序同时写同一个文件,互不相扰
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
@@ -44,9 +44,10 @@ def atomic_write(path, data):
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        with contextlib.suppress(OSError):  # 目录不可写时,临时文件本来就没有
-            temporary.unlink()
         raise UserError(describe_os_error(error, path)) from None
+    finally:
+        with contextlib.suppress(OSError):  # 写成了,或目录不可写时,临时文件已经没有了;被 Ctrl-C 打断时还在
+            temporary.unlink()
 
 
 def read_json(path, pattern=None, advice="请换一个备份,或重新训练"):

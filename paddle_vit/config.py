@@ -16,7 +16,7 @@ from pydantic.dataclasses import dataclass
 
 from .cli import ArgumentParser, describe_os_error
 from .errors import UserError
-from .models import full_name
+from .models import full_name, model_settings
 
 __all__ = ["Config", "as_saved_before", "load_config", "make_config", "parse_config", "result_settings", "save_config"]
 
@@ -400,16 +400,22 @@ def _inherited(wanted):
             )
         return {} if known.epsilon is None else {"epsilon": known.epsilon}
     settable = {_ARGUMENTS.get(name, name) for name in _SHAPE} | set(_REGULARIZATION)
-    for name, value in known.model.items():
+    named = model_settings(known.model["name"])
+    model = {
+        name: value
+        for name, value in known.model.items()
+        if not (isinstance(value, list) and tuple(value) == named.get(name))  # Swin 的 depths、num_heads 没有改过
+    }
+    for name, value in model.items():
         if (name not in settable and name not in ("name", "in_channels", "num_classes")) or isinstance(value, list):
             raise UserError(
                 f"{source} 的模型改过 {name}(是 {value}),训练的设置里没有它:命令行上只能微调命名的模型,"
                 "这个请在 Python 里用 create_model 和 load_weights。"
             )
-    values = {name: known.model.get(_ARGUMENTS.get(name, name)) for name in _SHAPE}
-    values["model"] = known.model["name"]
+    values = {name: model.get(_ARGUMENTS.get(name, name)) for name in _SHAPE}
+    values["model"] = model["name"]
     if wanted.get("dataset") == "folder":
-        values["grayscale"] = known.model["in_channels"] == 1
+        values["grayscale"] = model["in_channels"] == 1
     return values
 
 

@@ -155,7 +155,7 @@ def create_model(name, **overrides):
     """
     model = model_class(name)
     known = _settings_of(model)
-    for setting in overrides:
+    for setting, value in overrides.items():
         if setting not in known:
             close = difflib.get_close_matches(setting, known, n=1)
             if close and not any(setting in _settings_of(other) for other, _ in _MODELS.values()):
@@ -163,12 +163,14 @@ def create_model(name, **overrides):
             else:
                 hint = f"请去掉它。{model.__name__} 的设置有 {'、'.join(known)}。"
             raise UserError(f"{full_name(name)} 没有 {setting} 这个设置:{hint}")
+        if isinstance(value, str) and not isinstance(known[setting].default, str):
+            raise UserError(f"{setting}={value!r} 不合法:应为数字或是否,不是文字。")
     return model(**{**model_settings(name), **overrides})
 
 
 def _settings_of(model):
-    """一个类的全部参数名。"""
-    return list(inspect.signature(model).parameters)
+    """一个类的全部参数:名字 -> ``inspect.Parameter``。"""
+    return inspect.signature(model).parameters
 
 
 def count_parameters(model):

@@ -268,7 +268,7 @@ def load_distillation(config, info):
 
 
 def _foreign_teacher(config, info, known):
-    """别处的权重作老师:不知道类别名,只要求类别数和通道数与数据相同。"""
+    """别处的权重作老师:写着类别名的,要与数据的相同;没有写的,只要求类别数和通道数相同。"""
     image_size = model_settings(config.teacher_model).get("image_size", info.image_size)
     shape = dict(image_size=image_size, in_channels=info.channels, num_classes=len(info.classes))
     teacher = create_model(config.teacher_model, **shape)
@@ -279,7 +279,8 @@ def _foreign_teacher(config, info, known):
             "请先把它在这些类上微调,再作老师。"
         )
     mean, std = known.mean or info.mean, known.std or info.std
-    return teacher, dataclasses.replace(info, image_size=image_size, mean=mean, std=std)
+    classes = known.classes or info.classes
+    return teacher, dataclasses.replace(info, classes=classes, image_size=image_size, mean=mean, std=std)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -507,6 +507,8 @@ def _fit(trainer, log, resumed):
     log.say(f"模型 {config.model}:{parameters:,} 个参数;每轮 {trainer.steps_per_epoch} 步,每步 {trainer.batch} 张")
     if config.train_only != "all":
         log.say(f"只训练分类头:{sum(parameter.size for parameter in trainer.trained):,} 个参数,其余冻结")
+        if config.weights is None:
+            log.say("提示:没有 --weights,冻结的骨干是随机的初值,学不到什么;请给出预训练的权重。")
     if config.distillation_kind != "none":
         log.say(f"蒸馏({config.distillation_kind}):老师 {config.teacher},损失占 {config.distillation_alpha:.0%}")
     if trainer.steps_per_epoch < 5:

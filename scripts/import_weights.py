@@ -4,6 +4,7 @@ from pathlib import Path
 
 from paddle_vit.checkpoint import atomic_write
 from paddle_vit.cli import ArgumentParser, run
+from paddle_vit.errors import UserError
 from paddle_vit.models import create_model
 from paddle_vit.weights import export_weights, propose_table
 from paddle_vit.weights.conversion import import_weights, parse_settings, read_class_names
@@ -33,6 +34,8 @@ def main():
     if args.image_size is not None:
         settings["image_size"] = args.image_size
     if args.propose is not None:
+        if Path(args.propose).exists():
+            raise UserError(f"{args.propose} 已经有了,草稿不覆盖它:请换一个名字,或先把它移走。")
         model = create_model(args.model or "vit", **settings)
         atomic_write(Path(args.propose), propose_table(model, args.source).encode())
         print(f"换名表的草稿写在 {args.propose}:核对以后填好 ?,再用 --table {args.propose} 转换。")

@@ -137,6 +137,41 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
+def test_an_interrupted_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    atomic_write(path, b"old")
+
+    def pieces():
+        yield b"new"
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        atomic_write(path, pieces())
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_two_programs_writing_the_same_file(tmp_path):
+    """后写完的留下,内容不会混在一起,先写完的也不报错。"""
+    path = tmp_path / "file"
+    code = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from paddle_vit.checkpoint import atomic_write
+atomic_write({str(path)!r}, b"other")
+"""
+
+    def pieces():
+        yield b"first "
+        subprocess.run([sys.executable, "-c", code], check=True)
+        assert path.read_bytes() == b"other"
+        yield b"second"
+
+    atomic_write(path, pieces())
+    assert path.read_bytes() == b"first second"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows 没有 resource")
 def test_a_write_over_the_size_limit_leaves_the_old_file(tmp_path):
     """真的写不下(进程的文件大小上限),不是模拟的错误。"""

@@ -17,9 +17,10 @@ from paddle_vit import UserError, ViT, create_model
 from paddle_vit.checkpoint import read_state, save_model, write_state
 from paddle_vit.config import load_config, make_config, parse_config
 from paddle_vit.data import DataInfo, load_data, load_info, pixel_statistics
+from paddle_vit.models import model_settings
 from paddle_vit.runs import build_model, choose_normalization, load_distillation, load_model, load_run
 from paddle_vit.training import choose_trained, is_decayed, layers_of, learning_rate_scales, make_optimizer
-from paddle_vit.weights import load_weights
+from paddle_vit.weights import export_weights, load_weights
 
 SMALL = dict(image_size=8, patch_size=4, in_channels=1, embed_dim=8, depth=2, num_heads=2, num_classes=3)
 SWIN = dict(image_size=32, embed_dim=8, depths=(1, 2), num_heads=(2, 2), window_size=4, num_classes=3)
@@ -148,11 +149,16 @@ def test_foreign_weights_on_ones_own_pictures(picture_folder, tmp_path):
     np.testing.assert_allclose(loaded.model.distillation_token.numpy(), stored[key], atol=1e-6)
     args = ["--weights", run / "best.safetensors", "--train-only", "head", *data, "--output", again]
     done = run_script("train", *args, check=0)
-    assert "分类头也取来了" in done.stdout
+    assert "分类头也取来了" in done.stdout and "骨干是随机" not in done.stdout
     images = paddle.randn([2, 3, 224, 224])
     np.testing.assert_allclose(load_run(again).model(images).numpy(), loaded.model(images).numpy(), atol=1e-5)
     wrong = run_script("train", *args[:1], REFERENCE / "hf_deit_distilled" / "model.safetensors", *data, check=2)
     assert_one_chinese_line(wrong, "--model")
+
+
+def test_a_frozen_backbone_without_weights_is_pointed_out(tmp_path):
+    done = run_script("train", *TINY, "--train-only", "head", "--epochs", "1", "--output", tmp_path / "run", check=0)
+    assert "骨干是随机" in done.stdout
 
 
 def test_a_shape_that_the_settings_do_not_have(tmp_path):
@@ -160,6 +166,14 @@ def test_a_shape_that_the_settings_do_not_have(tmp_path):
     save_model(path, model.state_dict(), {"name": "swin_tiny", "in_channels": 3, **SWIN}, None)
     with pytest.raises(UserError, match=r"depths.*create_model"):
         parse_config(["--weights", str(path)])
+
+
+def test_an_imported_swin_has_the_shape_of_its_name(tmp_path):
+    """转换出的文件写着全部参数,depths 和 num_heads 也在,与命名的模型相同就能微调。"""
+    path = tmp_path / "swin.safetensors"
+    save_model(path, swin().state_dict(), {"name": "swin_tiny", "in_channels": 3, **model_settings("swin_tiny")}, None)
+    config = parse_config(["--weights", str(path)])
+    assert config.model == "swin_tiny" and config.window_size == 7
 
 
 # ---- 归一化 ----
@@ -340,3 +354,17 @@ def test_a_foreign_teacher(tmp_path):
     assert prediction.shape == [2, 3] and np.isfinite(float(loss))
     with pytest.raises(UserError, match="4 类"):
         load_distillation(config, dataclasses.replace(info, classes=("猫", "狗", "鸟", "鱼")))
+
+
+def test_a_foreign_teacher_that_names_its_classes(tmp_path):
+    """类别数相同、名字不同的老师教的是别的东西:拒绝。"""
+    info = DataInfo("folder", ("猫", "狗", "鸟"), 3, 8, (0.5,) * 3, (0.5,) * 3, {})
+    export_weights(create_model("vit_tiny_patch16_224", num_classes=3), tmp_path / "model.safetensors")
+    config = make_config({"teacher": str(tmp_path / "model.safetensors"), "teacher_model": "vit_tiny"})
+    for names, same in ((["猫", "狗", "鸟"], True), (["狗", "猫", "鸟"], False)):
+        (tmp_path / "config.json").write_text(json.dumps({"architecture": "vit_tiny", "label_names": names}))
+        if same:
+            assert load_distillation(config, info).teacher_info.classes == info.classes
+        else:
+            with pytest.raises(UserError, match="狗、猫、鸟"):
+                load_distillation(config, info)

@@ -204,6 +204,9 @@ def test_head_parameters():
         ("swin_tiny", {"depth": 1}, ("swin_tiny_patch4_window7_224 没有 depth", "请去掉", "depths")),
         ("swin_tiny", {"pool": "cls"}, ("swin_tiny_patch4_window7_224", "pool", "window_size")),
         ("deit_tiny_distilled", {"pool": "avg"}, ("distillation", "pool='cls'")),
+        ("vit_tiny", {"num_classes": "3"}, ("num_classes='3'", "数字")),
+        ("vit_tiny", {"layer_scale": "x"}, ("layer_scale='x'", "数字")),
+        ("swin_tiny", {"depths": "2,2"}, ("depths='2,2'", "数字")),
     ],
 )
 def test_errors(name, overrides, words):

@@ -85,6 +85,10 @@ def test_unknown_weights_by_way_of_a_proposed_table(tmp_path):
         import_weights(source, output, "vit_tiny", settings)
     shape = [f"--set={name}={value}" for name, value in settings.items()]
     run_script("import_weights", source, "--model", "vit_tiny", *shape, "--propose", table, check=0)
+    draft = table.read_bytes()
+    again = run_script("import_weights", source, "--model", "vit_tiny", *shape, "--propose", table, check=2)
+    assert_one_chinese_line(again, "已经有了")
+    assert table.read_bytes() == draft
     with pytest.raises(UserError, match="norm_first、activation、epsilon、num_heads、normalization 还没有填"):
         import_weights(source, output, "vit_tiny", settings, table=table)
     text = table.read_text("utf-8")
