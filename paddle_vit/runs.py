@@ -144,6 +144,8 @@ def _locked(directory):
         raise UserError(describe_os_error(error, directory)) from None
     try:
         with FileLock(str(path), timeout=0):
+            for leftover in directory.glob(".*.tmp"):  # 上一次写到一半时被杀掉了
+                leftover.unlink()
             yield
     except Timeout:
         raise UserError(f"{directory} 正被另一个训练使用:请等它结束,或用 --output 换一个目录。") from None
