@@ -14,7 +14,7 @@ import yaml
 from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
-from .cli import ArgumentParser, describe_os_error
+from .cli import ArgumentParser, read_yaml
 from .errors import UserError
 from .models import full_name
 
@@ -305,16 +305,7 @@ def result_settings(config):
 
 
 def _read_yaml(path):
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(describe_os_error(error, path)) from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path} 不是 UTF-8 编码的文字:请用 UTF-8 另存。") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"第 {mark.line + 1} 行附近" if mark else "内容"
-        raise UserError(f"{path} 不是合法的 YAML:{where}有误,请按 设置: 值 一行一个来写。") from None
+    values = read_yaml(path)
     if values is None:
         return {}
     if not isinstance(values, dict):

@@ -5,7 +5,7 @@ from pathlib import Path
 import yaml
 
 from ..checkpoint import save_model
-from ..cli import describe_os_error
+from ..cli import read_text
 from ..errors import UserError
 from ..models import create_model, full_name, model_settings
 from .info import describe_weights
@@ -99,13 +99,7 @@ def read_class_names(path):
     Raises:
         UserError: 没有这个文件,不是 UTF-8,或有空行、重名。
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise UserError(describe_os_error(error, path)) from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path} 不是 UTF-8 文字:类别名文件一行一个类别名,请另存为 UTF-8。") from None
-    names = [line.strip() for line in lines]
+    names = [line.strip() for line in read_text(path).splitlines()]
     if not names or not all(names) or len(set(names)) < len(names):
         raise UserError(f"{path} 里有空行或重名:类别名文件一行一个类别名,次序就是标签。")
     return names

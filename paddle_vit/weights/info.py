@@ -8,7 +8,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from ..checkpoint import matches, read_json, weights_path
+from ..checkpoint import DESCRIPTION, matches, parse_json, read_json, weights_path
 from ..errors import UserError
 from ..tensor_files import open_tensors
 from .tables import FACTS, UNKNOWN, read_table, recognise
@@ -203,10 +203,9 @@ def _own_facts(tensors):
 
     directory, facts = tensors.path.parent, {}
     model = info = None
-    with contextlib.suppress(ValueError):
-        state = json.loads(tensors.metadata.get("state", "null"))
-        if matches(state, {"model": {"name": str}, "info": (dict, type(None))}):
-            model, info = state["model"], state["info"]
+    state = parse_json(tensors.metadata.get("state", "null"))
+    if matches(state, DESCRIPTION):
+        model, info = state["model"], state["info"]
     if model is None and (directory / "config.yaml").exists() and (directory / "data.json").exists():
         data = load_info(directory / "data.json")
         info = dataclasses.asdict(data)
