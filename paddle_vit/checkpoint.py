@@ -20,7 +20,16 @@ from .cli import describe_os_error, read_text
 from .errors import UserError
 from .tensor_files import open_tensors
 
-__all__ = ["atomic_write", "differences", "load_weights_into", "matches", "parse_json", "read_description", "read_json"]
+__all__ = [
+    "atomic_write",
+    "differences",
+    "load_state_into",
+    "load_weights_into",
+    "matches",
+    "parse_json",
+    "read_description",
+    "read_json",
+]
 __all__ += ["read_model", "read_state", "read_weights", "save_model", "weights_path", "write_state"]
 
 
@@ -153,7 +162,11 @@ def load_weights_into(model, path):
     Raises:
         UserError: 文件不存在、已损坏,或属于另一个模型。
     """
-    state = read_weights(path)
+    load_state_into(model, read_weights(path), path)
+
+
+def load_state_into(model, state, path):
+    """``load_weights_into``,权重(名字 -> numpy 数组)已经从 path 读出来了。"""
     details = differences(model.state_dict(), state)
     if details:
         raise UserError(f"{path} 属于另一个模型:{details}。请检查 config.yaml 里的模型设置。")

@@ -153,6 +153,8 @@ class PatchEmbedding(nn.Layer):
 
     def __init__(self, image_size, patch_size, in_channels, embed_dim, dropout=0.0):
         super().__init__()
+        check_positive(in_channels, "in_channels")
+        check_positive(embed_dim, "embed_dim")
         self.image_size = as_pair(image_size, "image_size")
         self.patch_size = as_pair(patch_size, "patch_size")
         self.grid_size = patch_grid(self.image_size, self.patch_size)

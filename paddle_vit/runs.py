@@ -7,7 +7,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from .checkpoint import differences, load_weights_into, read_json, read_model, weights_path
+from .checkpoint import differences, load_state_into, read_json, read_model, read_weights, weights_path
 from .cli import describe_os_error
 from .config import load_config, save_config
 from .data import (
@@ -23,7 +23,7 @@ from .data import (
 from .distillation import Distillation
 from .errors import UserError
 from .logs import RunLog
-from .models import create_model, model_settings
+from .models import check_size, create_model, model_settings
 from .processes import one_after_another, tell_others
 from .runtime import autocast_dtype, describe_runtime, seed_everything, setup_runtime
 from .training import fit
@@ -319,8 +319,11 @@ def load_run(directory):
     directory = Path(directory)
     config = load_config(directory)
     info = load_info(directory / "data.json")
+    path = weights_path(directory)
+    state = read_weights(path)
+    check_size(config.model_arguments(info), [value.shape for value in state.values()], path)
     model = build_model(config, info)
-    load_weights_into(model, weights_path(directory))
+    load_state_into(model, state, path)
     model.eval()
     return LoadedRun(directory, config, info, model)
 
@@ -363,10 +366,18 @@ def load_model(source):
         raise UserError(
             f"{source} 里没有类别名、均值和标准差,不知道怎样给图片分类:请用 scripts/import_weights.py 重新转换并写明。"
         )
+    info = parse_info(info, source)
+    stated = {"num_classes": len(info.classes), "in_channels": info.channels, "image_size": info.image_size}
+    for name, value in stated.items():
+        if arguments.get(name) != value:
+            raise UserError(
+                f"{source} 的说明自相矛盾:模型的 {name} 是 {arguments.get(name)},数据的是 {value}。请换一个备份。"
+            )
+    check_size(arguments, [value.shape for value in tensors.values()], source)
     model = create_model(**arguments)
     details = differences(model.state_dict(), tensors)
     if details:
         raise UserError(f"{source} 的权重与它自己的说明不符:{details}。请重新转换或训练。")
     model.set_state_dict(tensors)
     model.eval()
-    return LoadedModel(source, parse_info(info, source), model)
+    return LoadedModel(source, info, model)

@@ -124,7 +124,7 @@ def describe_file(tensors, table, given=False):
     mean, std = _NORMALIZATION.get(_normalization(tensors.path, table, shapes), (None, None))
     info = dataclasses.replace(info, mean=mean, std=std, image_size=_image_size(table, shapes))
     if table.name == "paddle_vit":
-        return dataclasses.replace(info, **_own_facts(tensors))
+        return dataclasses.replace(info, **_own_facts(tensors, shapes.values()))
     facts = {**_metadata_facts(tensors), **_neighbours(tensors.path, table, info)}
     for name in FACTS:
         stated = getattr(info, name)
@@ -196,7 +196,7 @@ def _metadata_facts(tensors):
 # ---- 本项目的文件 ----
 
 
-def _own_facts(tensors):
+def _own_facts(tensors, shapes):
     """文件头里的说明;旧版的 best.pdparams 没有,看同一目录的 config.yaml 和 data.json。"""
     from ..config import load_config
     from ..data import load_info
@@ -213,16 +213,17 @@ def _own_facts(tensors):
     info = json.loads(json.dumps(info))  # 元组成为列表
     if matches(info, {"classes": [str], "mean": [float], "std": [float]}):
         facts = {name: tuple(info[name]) for name in ("classes", "mean", "std")}
-    return facts if model is None else {**facts, **_facts_of_model(model, tensors.path)}
+    return facts if model is None else {**facts, **_facts_of_model(model, shapes, tensors.path)}
 
 
-def _facts_of_model(model, path):
+def _facts_of_model(model, shapes, path):
     """``create_model`` 的参数里,张量的名字和形状看不出来的那些。"""
     import inspect
 
     from ..layers import as_pair
-    from ..models import model_class, model_settings
+    from ..models import check_size, model_class, model_settings
 
+    check_size(model, shapes, path)
     settings = {name: value.default for name, value in inspect.signature(model_class(model["name"])).parameters.items()}
     settings.update(model_settings(model["name"]))
     settings.update({name: value for name, value in model.items() if name != "name"})
