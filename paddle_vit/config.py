@@ -99,7 +99,7 @@ class Config:
     norm_after_pool: Optional[bool] = Field(None, description=f"最后的层归一化在汇聚之后;{_MODEL_DECIDES}")
     layer_scale: Optional[float] = Field(None, gt=0, description="LayerScale 的初值,如 1e-4;不给时没有")
     qk_norm: Optional[bool] = Field(None, description=f"注意力里先把 q、k 归一化(QK norm);{_MODEL_DECIDES}")
-    epsilon: Optional[float] = Field(None, gt=0, description=f"层归一化里加在方差上的小数;{_MODEL_DECIDES}")
+    epsilon: Optional[float] = Field(None, gt=0, le=1e-3, description=f"层归一化里加在方差上的小数;{_MODEL_DECIDES}")
     window_size: Optional[int] = Field(None, gt=0, description=f"Swin 的窗口边长(图块);{_MODEL_DECIDES}")
     dropout: float = Field(0.0, ge=0, lt=1, description="随机失活概率(0–1)")
     attention_dropout: float = Field(0.0, ge=0, lt=1, description="注意力权重的随机失活概率(0–1)")
