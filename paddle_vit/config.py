@@ -16,7 +16,7 @@ from pydantic.dataclasses import dataclass
 
 from .cli import ArgumentParser, read_yaml
 from .errors import UserError
-from .models import full_name
+from .models import check_settings, full_name
 
 __all__ = ["Config", "as_saved_before", "load_config", "make_config", "parse_config", "result_settings", "save_config"]
 
@@ -175,14 +175,18 @@ class Config:
         Args:
             info (DataInfo): 数据集的说明,由它定图像边长、通道数和类别数。
         """
-        names = [*_SHAPE[1:], *_REGULARIZATION]
         return {
             "name": full_name(self.model),
             "image_size": info.image_size,
             "in_channels": info.channels,
             "num_classes": len(info.classes),
-            **{_ARGUMENTS.get(name, name): getattr(self, name) for name in names if getattr(self, name) is not None},
+            **self.given_model_arguments(),
         }
+
+    def given_model_arguments(self):
+        """写明了的那些 ``create_model`` 参数(字典),不用知道数据集。"""
+        names = [*_SHAPE[1:], *_REGULARIZATION]
+        return {_ARGUMENTS.get(name, name): getattr(self, name) for name in names if getattr(self, name) is not None}
 
     @property
     def distillation_kind(self):
@@ -280,7 +284,7 @@ def make_config(values, source="设置"):
         config = Config(**values)
     except ValidationError as error:
         raise _explain(error, source) from None
-    full_name(config.model)  # 没有这个模型就报错
+    check_settings(config.model, config.given_model_arguments())
     if config.flip and config.dataset in ("digits", "mnist"):
         raise UserError(f"flip=True 不能用于 {config.dataset}:数字左右翻转后就不是原来的数字了,请去掉 --flip。")
     if config.min_lr > config.lr:

@@ -12,6 +12,7 @@ from .swin import SwinTransformer
 from .vit import ViT
 
 __all__ = [
+    "check_settings",
     "check_size",
     "count_parameters",
     "create_model",
@@ -157,9 +158,19 @@ def create_model(name, **overrides):
     Raises:
         UserError: 没有这个名字,没有这个参数,或它的值不合法。
     """
+    check_settings(name, overrides)
+    return model_class(name)(**{**model_settings(name), **overrides})
+
+
+def check_settings(name, settings):
+    """不建模型,只检查设置:模型没有这个设置,或值的种类不对时抛出 ``UserError``。
+
+    Args:
+        name (str), settings (dict): 见 ``create_model``。
+    """
     model = model_class(name)
     known = _settings_of(model)
-    for setting in overrides:
+    for setting, value in settings.items():
         if setting not in known:
             close = difflib.get_close_matches(setting, known, n=1)
             if close and not any(setting in _settings_of(other) for other, _ in _MODELS.values()):
@@ -167,10 +178,7 @@ def create_model(name, **overrides):
             else:
                 hint = f"请去掉它。{model.__name__} 的设置有 {'、'.join(known)}。"
             raise UserError(f"{full_name(name)} 没有 {setting} 这个设置:{hint}")
-    settings = {**model_settings(name), **overrides}
-    for setting, value in settings.items():
         _check_kind(setting, value, known[setting].default)
-    return model(**settings)
 
 
 def _settings_of(model):
