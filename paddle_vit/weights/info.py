@@ -13,9 +13,9 @@ from ..errors import UserError
 from ..tensor_files import open_tensors
 from .tables import FACTS, UNKNOWN, read_table, recognise
 
-__all__ = ["WeightsInfo", "describe_file", "describe_weights", "find_weights"]
+__all__ = ["NORMALIZATION", "WeightsInfo", "describe_file", "describe_weights", "find_weights"]
 
-_NORMALIZATION = {  # (均值, 标准差),像素值在 0–1
+NORMALIZATION = {  # (均值, 标准差),像素值在 0–1
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
@@ -89,12 +89,13 @@ def find_weights(path):
     return found[0]
 
 
-def describe_weights(path, table=None):
+def describe_weights(path, table=None, model=None):
     """读出权重文件的说明,不读张量的内容。
 
     Args:
         path (str | Path): 权重文件,运行目录,或从 Hugging Face 下载的目录。
         table (str | Path | None): 使用者的换名表;``None`` 表示由名字认出格式。
+        model (str | None): 要装的模型的名字;名字与 ViT 相同的 DeiT 靠它认出来,像素归一化不同。
 
     Returns:
         WeightsInfo
@@ -104,11 +105,11 @@ def describe_weights(path, table=None):
     """
     with open_tensors(find_weights(path)) as tensors:
         if table is None:
-            return describe_file(tensors, recognise(tensors))
-        return describe_file(tensors, read_table(table), given=True)
+            return describe_file(tensors, recognise(tensors), model=model)
+        return describe_file(tensors, read_table(table), given=True, model=model)
 
 
-def describe_file(tensors, table, given=False):
+def describe_file(tensors, table, given=False, model=None):
     """打开的权重文件的说明,参数和返回值见 ``describe_weights``;given 表示换名表是使用者给的。"""
     plain = table.plain_names(tensors)
     shapes = {name: tuple(tensors[file_name].shape) for name, file_name in plain.items()}
@@ -124,7 +125,7 @@ def describe_file(tensors, table, given=False):
         num_classes=_num_classes(table, shapes),
         in_channels=_in_channels(table, shapes),
     )
-    mean, std = _NORMALIZATION.get(_normalization(tensors.path, table, shapes), (None, None))
+    mean, std = NORMALIZATION.get(_normalization(tensors.path, table, shapes, model), (None, None))
     info = dataclasses.replace(info, mean=mean, std=std, image_size=_image_size(table, shapes))
     if table.name == "paddle_vit":
         return dataclasses.replace(info, **_own_facts(tensors, shapes.values()))
@@ -174,9 +175,9 @@ def _in_channels(table, shapes):
     return None if kernel is None or len(kernel) != 4 else kernel[2 if table.layout == "flax" else 1]
 
 
-def _normalization(path, table, shapes):
-    """DeiT 与 ViT 的名字相同:有蒸馏 token,或文件名、目录名里写着 deit 的是 DeiT。"""
-    named_deit = any("deit" in part.lower() for part in path.absolute().parts[-2:])
+def _normalization(path, table, shapes, model):
+    """DeiT 与 ViT 的名字相同:有蒸馏 token,或模型名、文件名、目录名里写着 deit 的是 DeiT。"""
+    named_deit = any("deit" in part.lower() for part in (*path.absolute().parts[-2:], model or ""))
     if table.deit_normalization and (named_deit or _find(table, shapes, "distillation_token") is not None):
         return table.deit_normalization
     return table.normalization
