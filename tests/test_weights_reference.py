@@ -267,6 +267,19 @@ def test_every_tensor_fits_and_the_outputs_would_differ(strict, tmp_path):
         load_weights(build("timm_swin_window7_224"), wider, strict=strict)
 
 
+def test_nothing_that_fits_is_refused_even_when_not_strict():
+    model = build("timm_vit", embed_dim=24, num_classes=7)
+    with pytest.raises(UserError, match="没有一个张量放得进"):
+        load_weights(model, file_of("timm_vit"), strict=False)
+
+
+@pytest.mark.parametrize("std", [[0.0, 0.5, 0.5], [-1, 1, 1], [float("nan")] * 3])
+def test_a_normalization_that_divides_by_zero(huggingface, std):
+    (huggingface / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5] * 3, "image_std": std}))
+    with pytest.raises(UserError, match="标准差"):
+        describe_weights(huggingface)
+
+
 def test_what_the_file_does_not_say_is_in_the_report(tmp_path):
     path = changed_copy("timm_vit", tmp_path / "x.safetensors")
     assert "头数从文件看不出来,按模型的 3" in load_weights(build("timm_vit"), path).notes

@@ -5,6 +5,7 @@
 
 import dataclasses
 import json
+import math
 import re
 from pathlib import Path
 
@@ -138,6 +139,11 @@ def describe_file(tensors, table, given=False, model=None):
     info = dataclasses.replace(info, **facts)
     if info.epsilon not in (None, UNKNOWN) and not 0 < info.epsilon <= MAX_EPSILON:
         raise UserError(f"{tensors.path} 的层归一化的 epsilon 是 {info.epsilon:g}:应大于 0,不超过 {MAX_EPSILON:g}。")
+    if not all(0 < value < math.inf for value in info.std or ()) or not all(map(math.isfinite, info.mean or ())):
+        raise UserError(
+            f"{tensors.path} 旁边写的归一化不合法:均值 {info.mean},标准差 {info.std}。"
+            "标准差要大于 0,请改正,或把 preprocessor_config.json 移走。"
+        )
     return info
 
 
