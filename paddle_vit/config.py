@@ -16,7 +16,7 @@ from pydantic.dataclasses import dataclass
 
 from .cli import ArgumentParser, read_yaml
 from .errors import UserError
-from .models import check_settings, full_name
+from .models import check_settings, full_name, model_settings
 
 __all__ = ["Config", "as_saved_before", "load_config", "make_config", "parse_config", "result_settings", "save_config"]
 
@@ -395,16 +395,18 @@ def _inherited(wanted):
             )
         return {} if known.epsilon is None else {"epsilon": known.epsilon}
     settable = {_ARGUMENTS.get(name, name) for name in _SHAPE} | set(_REGULARIZATION)
-    for name, value in known.model.items():
+    usual = {name: list(value) for name, value in model_settings(known.model["name"]).items() if type(value) is tuple}
+    model = {name: value for name, value in known.model.items() if name not in usual or list(value) != usual[name]}
+    for name, value in model.items():
         if (name not in settable and name not in ("name", "in_channels", "num_classes")) or isinstance(value, list):
             raise UserError(
                 f"{source} 的模型改过 {name}(是 {value}),训练的设置里没有它:命令行上只能微调命名的模型,"
                 "这个请在 Python 里用 create_model 和 load_weights。"
             )
-    values = {name: known.model.get(_ARGUMENTS.get(name, name)) for name in _SHAPE}
-    values["model"] = known.model["name"]
+    values = {name: model.get(_ARGUMENTS.get(name, name)) for name in _SHAPE}
+    values["model"] = model["name"]
     if wanted.get("dataset") == "folder":
-        values["grayscale"] = known.model["in_channels"] == 1
+        values["grayscale"] = model["in_channels"] == 1
     return values
 
 

@@ -17,6 +17,7 @@ from paddle_vit import UserError, ViT, create_model
 from paddle_vit.checkpoint import read_state, save_model, write_state
 from paddle_vit.config import load_config, make_config, parse_config
 from paddle_vit.data import DataInfo, load_data, load_info, pixel_statistics
+from paddle_vit.models import model_settings
 from paddle_vit.runs import build_model, choose_normalization, load_distillation, load_model, load_run
 from paddle_vit.training import choose_trained, is_decayed, layers_of, learning_rate_scales, make_optimizer
 from paddle_vit.weights import load_weights
@@ -160,6 +161,15 @@ def test_a_shape_that_the_settings_do_not_have(tmp_path):
     save_model(path, model.state_dict(), {"name": "swin_tiny", "in_channels": 3, **SWIN}, None)
     with pytest.raises(UserError, match=r"depths.*create_model"):
         parse_config(["--weights", str(path)])
+
+
+def test_a_converted_swin_is_fine_tuned_like_its_name(tmp_path):
+    """转换好的 Swin 写着各级的层数和头数;与它的名字相同时,命令行上可以微调。"""
+    path, model = tmp_path / "swin.safetensors", create_model("swin_tiny", num_classes=2, embed_dim=24)
+    settings = {"image_size": 224, "in_channels": 3, **model_settings("swin_tiny"), "num_classes": 2, "embed_dim": 24}
+    save_model(path, model.state_dict(), {"name": "swin_tiny_patch4_window7_224", **settings}, None)
+    config = parse_config(["--weights", str(path), "--dataset", "folder", "--data-dir", str(tmp_path)])
+    assert config.model == "swin_tiny_patch4_window7_224" and config.num_heads is None and config.window_size == 7
 
 
 # ---- 归一化 ----

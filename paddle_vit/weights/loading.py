@@ -453,9 +453,7 @@ class _Plan:
     def check_meaning(self):
         """每个张量都放得下而结果会不同的,抛出 ``UserError``;strict=False 也不放过。"""
         if not self.loaded and not self.resized:
-            raise UserError(
-                f"{self.tensors.path} 没有一个张量放得进这个模型(格式 {self.table.name}):请换模型。"
-            )
+            raise UserError(f"{self.tensors.path} 没有一个张量放得进这个模型(格式 {self.table.name}):请换模型。")
         pool, model = self.info.pool, self.model
         if pool is not None and not self.fresh_head and model.class_token is not None and model.pool != pool:
             raise UserError(f"{self.tensors.path} 的分类头要求 pool={pool},模型是 pool={model.pool}:请改成相同的。")
