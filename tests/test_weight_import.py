@@ -42,7 +42,7 @@ def test_the_converted_file_describes_itself(tmp_path):
     assert logits("hf_vit_patch16_224", output) <= 1e-4
     Image.fromarray(np.zeros((40, 30, 3), "uint8")).save(tmp_path / "a.png")
     done = run_script("predict", output, tmp_path / "a.png", check=0)
-    assert any(name in done.stdout for name in info["classes"])
+    assert sum(name in done.stdout for name in info["classes"]) == 3  # 最可能的三类
 
 
 def test_a_converted_file_loads_again(tmp_path):
