@@ -247,8 +247,8 @@ def check_size(arguments, shapes, source):
         or min(settings.get("window_size", 1), *grid) > MAX_WINDOW
     ):
         raise UserError(
-            f"{source} 的权重与它自己的说明不符:模型(embed_dim={dim},共 {sum(depths)} 层,图像 {image})"
-            "比权重还大,它已损坏或被改过,请换一个备份。"
+            f"{source} 的权重与说明不符,属于另一个模型:写明的模型(embed_dim={dim},共 {sum(depths)} 层,图像 {image})"
+            "比权重还大。请检查模型的设置,或换一个备份。"
         )
 
 
