@@ -433,9 +433,9 @@ class _Trainer:
         for key, value in tensors.items():
             part, _, name = key.partition("/")
             parts.setdefault(part, {})[name] = value
-        self._check_state(path, parts, metadata)
+        saved = metadata["config"] if matches(metadata, {"config": dict}) else {}
         now = result_settings(self.config)
-        before = {**result_settings(Config()), **as_saved_before(metadata["config"])}  # 旧版存的里没有新添的设置
+        before = {**result_settings(Config()), **as_saved_before(saved)}  # 旧版存的里没有新添的设置
         changed = [name for name in now if now[name] != before[name]]
         if changed:
             name = changed[0]
@@ -443,6 +443,7 @@ class _Trainer:
                 f"config.yaml 里的 {name} 是 {now[name]},检查点里是 {before[name]}:"
                 "续训要沿用原来的设置,请改回来,或用 --output 开一个新的运行。"
             )
+        self._check_state(path, parts, metadata)
         self.model.set_state_dict(parts["model"])
         for name, average in self.ema.averages.items():
             average.set_value(parts["ema"][name])
