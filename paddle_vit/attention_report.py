@@ -69,8 +69,9 @@ def load_run_data(loaded, data_dir=None):
         data_dir (str | None): 数据所在的目录;``None`` 用训练时的。
 
     Raises:
-        UserError: 数据缺失、损坏,或与训练时不同。
+        UserError: 数据缺失、损坏,或与训练时不同;模型是 Swin。
     """
+    check_no_windows(loaded.model)
     config = loaded.config if data_dir is None else dataclasses.replace(loaded.config, data_dir=data_dir)
     data = load_data(config)
     check_same_data(loaded.info, data.info, loaded.directory, whole=False)

@@ -16,12 +16,21 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from .cli import describe_os_error
+from .cli import describe_os_error, read_text
 from .errors import UserError
 from .tensor_files import open_tensors
 
-__all__ = ["atomic_write", "differences", "load_weights_into", "matches", "read_description", "read_json", "read_model"]
-__all__ += ["read_state", "read_weights", "save_model", "weights_path", "write_state"]
+__all__ = [
+    "atomic_write",
+    "differences",
+    "load_state_into",
+    "load_weights_into",
+    "matches",
+    "parse_json",
+    "read_description",
+    "read_json",
+]
+__all__ += ["read_model", "read_state", "read_weights", "save_model", "weights_path", "write_state"]
 
 
 def atomic_write(path, data):
@@ -63,13 +72,18 @@ def read_json(path, pattern=None, advice="请换一个备份,或重新训练"):
     """
     if not path.exists():
         return None
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        value = None
+    value = parse_json(read_text(path))
     if not matches(value, pattern or {}):
         raise UserError(f"{path} 已损坏:{advice}。")
     return value
+
+
+def parse_json(text):
+    """JSON 文字的值;不是 JSON、嵌套得太深时是 ``None``。"""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def matches(value, pattern):
@@ -149,7 +163,11 @@ def load_weights_into(model, path):
     Raises:
         UserError: 文件不存在、已损坏,或属于另一个模型。
     """
-    state = read_weights(path)
+    load_state_into(model, read_weights(path), path)
+
+
+def load_state_into(model, state, path):
+    """``load_weights_into``,权重(名字 -> numpy 数组)已经从 path 读出来了。"""
     details = differences(model.state_dict(), state)
     if details:
         raise UserError(f"{path} 属于另一个模型:{details}。请检查 config.yaml 里的模型设置。")
@@ -188,10 +206,9 @@ def read_model(path):
 
 def read_description(path):
     """只读文件头里的说明 (model, info),很快,不核对校验和;不是 ``save_model`` 存的文件时是 ``None``。"""
-    with contextlib.suppress(SafetensorError, OSError, ValueError), safe_open(str(path), framework="numpy") as file:
-        metadata = json.loads((file.metadata() or {}).get("state", ""))
-        if matches(metadata, {"model": {"name": str}, "info": (dict, type(None))}):
-            return metadata["model"], metadata["info"]
+    with contextlib.suppress(UserError), open_tensors(path) as tensors:
+        metadata = parse_json(tensors.metadata.get("state", ""))
+        return (metadata["model"], metadata["info"]) if matches(metadata, DESCRIPTION) else None
     return None
 
 
@@ -221,6 +238,7 @@ def write_state(path, tensors, metadata):
     atomic_write(path, itertools.chain([struct.pack("<Q", len(header)), header], data))
 
 
+DESCRIPTION = {"model": {"name": str}, "info": (dict, type(None))}  # 能说明自己的文件里 state 的样子,见 matches
 # numpy 的类型 -> safetensors 的叫法
 _DTYPES = {"float16": "F16", "float32": "F32", "float64": "F64", "int64": "I64"}
 
@@ -237,17 +255,20 @@ def read_state(path):
 
 def _read(path, damaged):
     try:
+        with open_tensors(path):  # 管道、很长的文件头等,在这里就拒绝
+            pass
         with safe_open(str(path), framework="numpy") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  safe_open 不是字典
-    except (SafetensorError, OSError, ValueError, TypeError, KeyError):
+    except (UserError, SafetensorError, OSError, ValueError, TypeError, KeyError):
         raise damaged from None
     checksum = zlib.crc32(header.get("state", "").encode())
     for name in sorted(tensors):
         checksum = _add(checksum, name, tensors[name])
-    if header.get("crc32") != str(checksum):
+    metadata = parse_json(header.get("state", ""))
+    if header.get("crc32") != str(checksum) or not isinstance(metadata, dict):
         raise damaged
-    return tensors, json.loads(header["state"])
+    return tensors, metadata
 
 
 def _add(checksum, name, value):

@@ -4,11 +4,15 @@ import argparse
 import difflib
 import errno
 import os
+import stat
 import sys
 
 from .errors import UserError
 
-__all__ = ["ArgumentParser", "describe_os_error", "pair_of_numbers", "run"]
+__all__ = ["ArgumentParser", "describe_os_error", "pair_of_numbers", "read_text", "read_yaml", "run"]
+
+MAX_TEXT_FILE = 4 << 20  # 字节;两万多个类别名的 config.json 是 1 MB
+MAX_YAML = 128 << 10  # 字节;读一秒钟
 
 _ARGPARSE_MESSAGES = {  # argparse 自带的英文短语 -> 中文
     "expected one argument": "后面要跟一个值",
@@ -91,6 +95,60 @@ def describe_os_error(error, path):
         errno.ENAMETOOLONG: "文件名太长:请换一个短一些的路径。",
     }
     return reasons.get(error.errno, f"读写 {path} 时出错({error.strerror}):请检查磁盘和路径。")
+
+
+def read_text(path, limit=MAX_TEXT_FILE):
+    """读一个小的文本文件(设置、说明、换名表、类别名)。
+
+    Args:
+        path (str | Path): UTF-8 的文件。
+        limit (int): 最多多少字节。
+
+    Raises:
+        UserError: 没有这个文件,不是普通文件(管道、设备会一直读不完),太大,或不是 UTF-8。
+    """
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode) and not os.path.isdir(path):
+            raise UserError(f"{path} 不是普通文件(是管道或设备):请换一个文本文件。")
+        with open(path, "rb") as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise UserError(describe_os_error(error, path)) from None
+    if len(data) > limit:
+        raise UserError(f"{path} 超过 {limit >> 10} KB,不像是设置或说明:请检查路径。")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError(f"{path} 不是 UTF-8 编码的文字:请用 UTF-8 另存。") from None
+
+
+def read_yaml(path):
+    """读一个 YAML 文件;什么也不执行,也不许用 ``&``、``*`` 引用(几行引用能展开成几 GB)。
+
+    Args:
+        path (str | Path): UTF-8 的文件,最多 ``MAX_YAML`` 字节。
+
+    Returns:
+        Any: 文件里的值;空文件是 ``None``。
+
+    Raises:
+        UserError: 见 ``read_text``;或不是合法的 YAML。
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def compose_node(self, parent, index):
+            if self.check_event(yaml.AliasEvent):
+                raise yaml.composer.ComposerError(problem_mark=self.peek_event().start_mark)
+            return super().compose_node(parent, index)
+
+    text = read_text(path, MAX_YAML)
+    try:
+        return yaml.load(text, Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"第 {mark.line + 1} 行附近" if mark else "内容"
+        raise UserError(f"{path} 不是合法的 YAML:{where}有误,请按 名字: 值 一行一个来写,检查缩进和引号。") from None
 
 
 def run(main):

@@ -14,9 +14,9 @@ import yaml
 from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
-from .cli import ArgumentParser, describe_os_error
+from .cli import ArgumentParser, read_yaml
 from .errors import UserError
-from .models import full_name, model_settings
+from .models import check_settings, full_name, model_settings
 
 __all__ = ["Config", "as_saved_before", "load_config", "make_config", "parse_config", "result_settings", "save_config"]
 
@@ -99,7 +99,7 @@ class Config:
     norm_after_pool: Optional[bool] = Field(None, description=f"最后的层归一化在汇聚之后;{_MODEL_DECIDES}")
     layer_scale: Optional[float] = Field(None, gt=0, description="LayerScale 的初值,如 1e-4;不给时没有")
     qk_norm: Optional[bool] = Field(None, description=f"注意力里先把 q、k 归一化(QK norm);{_MODEL_DECIDES}")
-    epsilon: Optional[float] = Field(None, gt=0, description=f"层归一化里加在方差上的小数;{_MODEL_DECIDES}")
+    epsilon: Optional[float] = Field(None, gt=0, le=1e-3, description=f"层归一化里加在方差上的小数;{_MODEL_DECIDES}")
     window_size: Optional[int] = Field(None, gt=0, description=f"Swin 的窗口边长(图块);{_MODEL_DECIDES}")
     dropout: float = Field(0.0, ge=0, lt=1, description="随机失活概率(0–1)")
     attention_dropout: float = Field(0.0, ge=0, lt=1, description="注意力权重的随机失活概率(0–1)")
@@ -175,14 +175,18 @@ class Config:
         Args:
             info (DataInfo): 数据集的说明,由它定图像边长、通道数和类别数。
         """
-        names = [*_SHAPE[1:], *_REGULARIZATION]
         return {
             "name": full_name(self.model),
             "image_size": info.image_size,
             "in_channels": info.channels,
             "num_classes": len(info.classes),
-            **{_ARGUMENTS.get(name, name): getattr(self, name) for name in names if getattr(self, name) is not None},
+            **self.given_model_arguments(),
         }
+
+    def given_model_arguments(self):
+        """写明了的那些 ``create_model`` 参数(字典),不用知道数据集。"""
+        names = [*_SHAPE[1:], *_REGULARIZATION]
+        return {_ARGUMENTS.get(name, name): getattr(self, name) for name in names if getattr(self, name) is not None}
 
     @property
     def distillation_kind(self):
@@ -280,7 +284,7 @@ def make_config(values, source="设置"):
         config = Config(**values)
     except ValidationError as error:
         raise _explain(error, source) from None
-    full_name(config.model)  # 没有这个模型就报错
+    check_settings(config.model, config.given_model_arguments())
     if config.flip and config.dataset in ("digits", "mnist"):
         raise UserError(f"flip=True 不能用于 {config.dataset}:数字左右翻转后就不是原来的数字了,请去掉 --flip。")
     if config.min_lr > config.lr:
@@ -305,16 +309,7 @@ def result_settings(config):
 
 
 def _read_yaml(path):
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(describe_os_error(error, path)) from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path} 不是 UTF-8 编码的文字:请用 UTF-8 另存。") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"第 {mark.line + 1} 行附近" if mark else "内容"
-        raise UserError(f"{path} 不是合法的 YAML:{where}有误,请按 设置: 值 一行一个来写。") from None
+    values = read_yaml(path)
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -400,12 +395,8 @@ def _inherited(wanted):
             )
         return {} if known.epsilon is None else {"epsilon": known.epsilon}
     settable = {_ARGUMENTS.get(name, name) for name in _SHAPE} | set(_REGULARIZATION)
-    named = model_settings(known.model["name"])
-    model = {
-        name: value
-        for name, value in known.model.items()
-        if not (isinstance(value, list) and tuple(value) == named.get(name))  # Swin 的 depths、num_heads 没有改过
-    }
+    usual = {name: list(value) for name, value in model_settings(known.model["name"]).items() if type(value) is tuple}
+    model = {name: value for name, value in known.model.items() if name not in usual or list(value) != usual[name]}
     for name, value in model.items():
         if (name not in settable and name not in ("name", "in_channels", "num_classes")) or isinstance(value, list):
             raise UserError(

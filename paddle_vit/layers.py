@@ -85,10 +85,12 @@ class LayerNorm(nn.LayerNorm):
 
     Args:
         embed_dim (int): 最后一轴的长度 D。
-        epsilon (float): 加在方差上的小数。
+        epsilon (float): 加在方差上的小数,大于 0,不超过 0.001。
     """
 
     def __init__(self, embed_dim, epsilon=1e-5):
+        if not 0 < epsilon <= 1e-3:
+            raise UserError(f"epsilon={epsilon} 不合法:应大于 0,不超过 0.001(Paddle 的 layer_norm 只接受这么大)。")
         super().__init__(embed_dim, epsilon)
 
     def forward(self, x):
@@ -153,6 +155,8 @@ class PatchEmbedding(nn.Layer):
 
     def __init__(self, image_size, patch_size, in_channels, embed_dim, dropout=0.0):
         super().__init__()
+        check_positive(in_channels, "in_channels")
+        check_positive(embed_dim, "embed_dim")
         self.image_size = as_pair(image_size, "image_size")
         self.patch_size = as_pair(patch_size, "patch_size")
         self.grid_size = patch_grid(self.image_size, self.patch_size)

@@ -2,13 +2,19 @@
 
 import difflib
 import inspect
+import math
+import numbers
 import re
+import reprlib
 
 from .errors import UserError
+from .layers import as_pair, check_positive
 from .swin import SwinTransformer
 from .vit import ViT
 
 __all__ = [
+    "check_settings",
+    "check_size",
     "count_parameters",
     "create_model",
     "full_name",
@@ -153,9 +159,19 @@ def create_model(name, **overrides):
     Raises:
         UserError: 没有这个名字,没有这个参数,或它的值不合法。
     """
+    check_settings(name, overrides)
+    return model_class(name)(**{**model_settings(name), **overrides})
+
+
+def check_settings(name, settings):
+    """不建模型,只检查设置:模型没有这个设置,或值的种类不对时抛出 ``UserError``。
+
+    Args:
+        name (str), settings (dict): 见 ``create_model``。
+    """
     model = model_class(name)
     known = _settings_of(model)
-    for setting, value in overrides.items():
+    for setting, value in settings.items():
         if setting not in known:
             close = difflib.get_close_matches(setting, known, n=1)
             if close and not any(setting in _settings_of(other) for other, _ in _MODELS.values()):
@@ -163,14 +179,83 @@ def create_model(name, **overrides):
             else:
                 hint = f"请去掉它。{model.__name__} 的设置有 {'、'.join(known)}。"
             raise UserError(f"{full_name(name)} 没有 {setting} 这个设置:{hint}")
-        if isinstance(value, str) and not isinstance(known[setting].default, str):
-            raise UserError(f"{setting}={value!r} 不合法:应为数字或是否,不是文字。")
-    return model(**{**model_settings(name), **overrides})
+        _check_kind(setting, value, known[setting].default)
 
 
 def _settings_of(model):
-    """一个类的全部参数:名字 -> ``inspect.Parameter``。"""
-    return inspect.signature(model).parameters
+    """一个类的全部参数,{名字: inspect.Parameter}。"""
+    return dict(inspect.signature(model).parameters)
+
+
+_MAY_BE_NONE = {"qk_scale": float, "layer_scale": float, "class_token": bool}  # 默认值是 None 的,另一种可以是什么
+_PAIRS = ("image_size", "patch_size")
+
+
+def _is_a(kind, value):
+    """NumPy 的数也算;Python 的 ``True`` 也是整数,这里不算。"""
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _check_kind(setting, value, default):
+    """值的种类要与默认值的相同;设置可能来自命令行或一个文件。"""
+    kind = _MAY_BE_NONE.get(setting, type(default))
+    if kind is int:
+        values = value if isinstance(value, (list, tuple)) and setting in _PAIRS else [value]
+        good, wanted = all(_is_a(numbers.Integral, item) and abs(item) < 1 << 31 for item in values), "整数"
+    elif kind is float:
+        good = _is_a(numbers.Real, value) and math.isfinite(value)
+        wanted = "数"
+    elif kind is tuple:
+        good, wanted = isinstance(value, (list, tuple)), "一列整数,如 [2, 2, 6, 2]"
+    else:
+        good, wanted = isinstance(value, kind), {bool: "true 或 false", str: "文字"}[kind]
+    if not good and not (value is None and setting in _MAY_BE_NONE):
+        raise UserError(f"{setting}={reprlib.repr(value)} 不合法:应为{wanted},请改 {setting}。")
+
+
+MAX_PATCHES = 1 << 16  # 一张图像最多切成多少个图块;1024 像素的图像,4 像素的图块
+MAX_WINDOW = 32  # 图块
+
+
+def check_size(arguments, shapes, source):
+    """文件里写明的模型不可能比文件里的权重还大:建模型之前检查,免得一行字就用完内存和时间。
+
+    Args:
+        arguments (dict): ``create_model`` 的全部参数,从文件里读来的。
+        shapes (Collection[tuple[int]]): 文件里各个张量的形状。
+        source (str | Path): 文件,写进提示。
+
+    Raises:
+        UserError: 参数的种类不对,或模型的权重比文件里的多。
+    """
+    model = model_class(arguments["name"])
+    known = _settings_of(model)
+    settings = {name: value.default for name, value in known.items()}
+    settings.update(model_settings(arguments["name"]))
+    settings.update({name: value for name, value in arguments.items() if name in known})
+    for name, value in settings.items():
+        _check_kind(name, value, known[name].default)
+    image, patch = (as_pair(settings[name], name) for name in _PAIRS)
+    grid = image[0] // patch[0], image[1] // patch[1]
+    depths = settings["depths"] if model is SwinTransformer else [settings["depth"]]
+    dim, ratio = settings["embed_dim"], settings["mlp_ratio"]
+    size = settings["in_channels"] * patch[0] * patch[1] * dim  # 图块嵌入
+    for i, depth in enumerate(depths[:20]):
+        check_positive(depth, "depth")
+        size += depth * (4 + 2 * max(ratio, 0)) * (dim * 2**i) ** 2  # 各层的线性层;Swin 每级的维度加倍
+    size += settings.get("register_tokens", 0) * dim
+    size += settings["num_classes"] * (1 if settings.get("head") == "mlp" else dim)
+    if (
+        size > sum(map(math.prod, shapes))
+        or sum(depths[:20]) > len(shapes)
+        or len(depths) > 20
+        or grid[0] * grid[1] > MAX_PATCHES
+        or min(settings.get("window_size", 1), *grid) > MAX_WINDOW
+    ):
+        raise UserError(
+            f"{source} 的权重与说明不符,属于另一个模型:写明的模型(embed_dim={dim},共 {sum(depths)} 层,图像 {image})"
+            "比权重还大。请检查模型的设置,或换一个备份。"
+        )
 
 
 def count_parameters(model):

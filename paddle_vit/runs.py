@@ -7,7 +7,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from .checkpoint import differences, load_weights_into, read_json, read_model, weights_path
+from .checkpoint import differences, load_state_into, read_json, read_model, read_weights, weights_path
 from .cli import describe_os_error
 from .config import load_config, save_config
 from .data import (
@@ -23,16 +23,17 @@ from .data import (
 from .distillation import Distillation
 from .errors import UserError
 from .logs import RunLog
-from .models import create_model, model_settings
+from .models import check_size, create_model, model_settings
 from .processes import one_after_another, tell_others
 from .runtime import autocast_dtype, describe_runtime, seed_everything, setup_runtime
 from .training import fit
-from .weights import describe_weights, load_weights, save_report
+from .weights import NORMALIZATION, describe_weights, load_weights, save_report
 
 __all__ = [
     "LoadedModel",
     "LoadedRun",
     "build_model",
+    "check_teacher",
     "choose_normalization",
     "first_weights",
     "is_in_use",
@@ -67,6 +68,7 @@ def train(config):
             "要几个进程请用 python scripts/train.py。"
         )
     precision = autocast_dtype(config.precision, runtime["device"])
+    check_teacher(config)
     if rank == 0:
         print(f"{describe_runtime(runtime)}\n读取数据 {config.dataset} …", flush=True)
     with one_after_another(rank, world):
@@ -178,9 +180,6 @@ def build_model(config, info):
     return create_model(**config.model_arguments(info))
 
 
-IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet 训练图像的均值和标准差,红、绿、蓝
-
-
 def choose_normalization(data, config):
     """按设置换掉归一化用的均值和标准差;微调时默认与权重相同,它看惯了那样的输入。
 
@@ -202,11 +201,11 @@ def choose_normalization(data, config):
     elif choice == "half":
         mean = std = (0.5,) * channels
     elif choice == "imagenet":
-        mean, std = IMAGENET
+        mean, std = NORMALIZATION["imagenet"]
     elif choice == "data":
         mean, std = pixel_statistics(data.train)
     elif config.weights is not None:
-        known = describe_weights(config.weights, config.weights_table)
+        known = describe_weights(config.weights, config.weights_table, config.model)
         mean, std = known.mean or data.info.mean, known.std or data.info.std
     else:
         return data
@@ -239,32 +238,50 @@ def first_weights(model, config, info):
     return load_weights(model, config.weights, table=config.weights_table, classes=info.classes)
 
 
+def check_teacher(config):
+    """读数据之前先看老师在不在、是什么模型。
+
+    Args:
+        config (Config): 用到 teacher、teacher_model 和 distillation 开头的几个。
+
+    Returns:
+        WeightsInfo | None: 老师的权重的说明;用不到老师(不蒸馏,或要继续的运行已经训练完)时是 ``None``。
+
+    Raises:
+        UserError: 没有老师的文件,它已损坏,或不知道是哪个模型。
+    """
+    finished = config.resume is not None and (Path(config.resume) / "summary.json").exists()
+    if config.distillation_kind == "none" or finished:
+        return None
+    if not Path(config.teacher).exists():
+        raise UserError(f"没有老师 {config.teacher}:蒸馏时(续训也一样)它必须在,请检查 --teacher 的路径。")
+    known = describe_weights(config.teacher, model=config.teacher_model)
+    if known.model is None and config.teacher_model is None:
+        raise UserError(f"{config.teacher} 是别处的权重,没有写明是哪个模型:请用 --teacher-model 写明。")
+    return known
+
+
 def load_distillation(config, info):
     """读蒸馏的老师。
 
     Args:
-        config (Config): 用到 teacher、teacher_model 和 distillation 开头的几个。
+        config (Config): 见 ``check_teacher``。
         info (DataInfo): 学生的数据的说明。
 
     Returns:
-        Distillation | None: 不蒸馏时是 ``None``。
+        Distillation | None: 用不到老师时是 ``None``。
 
     Raises:
-        UserError: 没有老师的文件,它已损坏,或与学生的类别、通道数不同。
+        UserError: 见 ``check_teacher``;或老师与学生的类别、通道数不同。
     """
-    if config.distillation_kind == "none":
+    known = check_teacher(config)
+    if known is None:
         return None
-    source = Path(config.teacher)
-    if not source.exists():
-        raise UserError(f"没有老师 {source}:蒸馏时(续训也一样)它必须在,请检查 --teacher 的路径。")
-    known = describe_weights(source)
     if known.model is not None:
-        loaded = load_model(source)
+        loaded = load_model(config.teacher)
         teacher, teacher_info = loaded.model, loaded.info
-    elif config.teacher_model is not None:
-        teacher, teacher_info = _foreign_teacher(config, info, known)
     else:
-        raise UserError(f"{source} 是别处的权重,没有写明是哪个模型:请用 --teacher-model 写明。")
+        teacher, teacher_info = _foreign_teacher(config, info, known)
     settings = (config.distillation_kind, config.distillation_alpha, config.distillation_temperature)
     return Distillation(teacher, teacher_info, info, *settings)
 
@@ -322,8 +339,11 @@ def load_run(directory):
     directory = Path(directory)
     config = load_config(directory)
     info = load_info(directory / "data.json")
+    path = weights_path(directory)
+    state = read_weights(path)
+    check_size(config.model_arguments(info), [value.shape for value in state.values()], path)
     model = build_model(config, info)
-    load_weights_into(model, weights_path(directory))
+    load_state_into(model, state, path)
     model.eval()
     return LoadedRun(directory, config, info, model)
 
@@ -366,10 +386,18 @@ def load_model(source):
         raise UserError(
             f"{source} 里没有类别名、均值和标准差,不知道怎样给图片分类:请用 scripts/import_weights.py 重新转换并写明。"
         )
+    info = parse_info(info, source)
+    stated = {"num_classes": len(info.classes), "in_channels": info.channels, "image_size": info.image_size}
+    for name, value in stated.items():
+        if arguments.get(name) != value:
+            raise UserError(
+                f"{source} 的说明自相矛盾:模型的 {name} 是 {arguments.get(name)},数据的是 {value}。请换一个备份。"
+            )
+    check_size(arguments, [value.shape for value in tensors.values()], source)
     model = create_model(**arguments)
     details = differences(model.state_dict(), tensors)
     if details:
         raise UserError(f"{source} 的权重与它自己的说明不符:{details}。请重新转换或训练。")
     model.set_state_dict(tensors)
     model.eval()
-    return LoadedModel(source, parse_info(info, source), model)
+    return LoadedModel(source, info, model)

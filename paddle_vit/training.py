@@ -15,7 +15,16 @@ import paddle.nn.functional as F
 
 from .attention_maps import attention_weights, has_windows, heads_figure, maps_figure, rollout, token_map
 from .augment import normalize, to_pixels
-from .checkpoint import atomic_write, load_weights_into, read_state, save_model, weights_path, write_state
+from .checkpoint import (
+    atomic_write,
+    differences,
+    load_weights_into,
+    matches,
+    read_state,
+    save_model,
+    weights_path,
+    write_state,
+)
 from .config import Config, as_saved_before, result_settings
 from .data import step_size, training_batches, varied_indices
 from .errors import UserError
@@ -183,6 +192,9 @@ class _Progress:
         self.loss_sum, self.correct, self.images = 0.0, 0.0, 0
         self.epoch_seconds, self.wait_seconds = 0.0, 0.0
         self.grad_norm_sum, self.grad_norm_max = 0.0, 0.0
+
+
+_PROGRESS = {field.name: field.type for field in dataclasses.fields(_Progress)}  # 见 checkpoint.matches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -417,8 +429,13 @@ class _Trainer:
         if not path.exists():
             return None
         tensors, metadata = read_state(path)
+        parts = {"model": {}, "ema": {}, "optimizer": {}}
+        for key, value in tensors.items():
+            part, _, name = key.partition("/")
+            parts.setdefault(part, {})[name] = value
+        saved = metadata["config"] if matches(metadata, {"config": dict}) else {}
         now = result_settings(self.config)
-        before = {**result_settings(Config()), **as_saved_before(metadata["config"])}  # 旧版存的里没有新添的设置
+        before = {**result_settings(Config()), **as_saved_before(saved)}  # 旧版存的里没有新添的设置
         changed = [name for name in now if now[name] != before[name]]
         if changed:
             name = changed[0]
@@ -426,10 +443,7 @@ class _Trainer:
                 f"config.yaml 里的 {name} 是 {now[name]},检查点里是 {before[name]}:"
                 "续训要沿用原来的设置,请改回来,或用 --output 开一个新的运行。"
             )
-        parts = {"model": {}, "ema": {}, "optimizer": {}}
-        for key, value in tensors.items():
-            part, name = key.split("/", 1)
-            parts[part][name] = value
+        self._check_state(path, parts, metadata)
         self.model.set_state_dict(parts["model"])
         for name, average in self.ema.averages.items():
             average.set_value(parts["ema"][name])
@@ -444,6 +458,23 @@ class _Trainer:
             self.scaler.load_state_dict({k: np.asarray(v, "float32") for k, v in metadata["scaler"].items()})
         self.progress = _Progress(**metadata["progress"])
         return metadata["log"]
+
+    def _check_state(self, path, parts, metadata):
+        """检查点与模型对不上时抛出 ``UserError``;校验和只防意外的损坏,改过的文件也可以有对的校验和。"""
+        pattern = {"progress": dict, "ema_updates": int, "scaler": dict, "log": (dict, type(None)), "config": dict}
+        good = matches(metadata, pattern) and metadata["progress"].keys() <= _PROGRESS.keys()
+        good = good and matches(metadata["progress"], {name: _PROGRESS[name] for name in metadata["progress"]})
+        shapes = {name: tuple(value.shape) for name, value in self.model.state_dict().items()}
+        details = differences(self.model.state_dict(), parts["model"]) or differences(self.ema.averages, parts["ema"])
+        for key, value in parts["optimizer"].items():
+            name = key.rpartition("/")[0]
+            if name not in shapes or value.shape not in (shapes[name], (1,), ()):
+                details = details or f"优化器的状态 {key}"
+        if len(parts) > 3 or details or not good:
+            raise UserError(
+                f"{path} 与这个运行对不上({details or '训练的进度'}):它可能被改过,"
+                "请换一个备份,或用 --output 开一个新的运行。"
+            )
 
     def update_best(self, evaluation):
         """验证正确率不低于以往最好的,就存下当前(EMA)权重;相同时取较晚的一轮,那时学习率已经降下来,更稳。"""

@@ -1,3 +1,4 @@
+import dataclasses
 import re
 import shutil
 
@@ -14,6 +15,7 @@ from paddle_vit.attention_report import (
     draw_attention,
     figure_mask,
     figure_ratio,
+    load_run_data,
     measure_figure_share,
     otsu_threshold,
     pictures_to_show,
@@ -21,6 +23,7 @@ from paddle_vit.attention_report import (
 from paddle_vit.config import make_config, result_settings
 from paddle_vit.data import load_data, normalize, varied_indices
 from paddle_vit.runs import LoadedRun, build_model, load_run
+from paddle_vit.swin import SwinTransformer
 
 rng = np.random.default_rng(0)
 
@@ -186,3 +189,11 @@ def test_the_default_run_looks_at_the_digits(default_run):
     print(table)
     trained, untrained = (float(table[1][column].split()[0]) for column in (1, 4))
     assert trained > 1.1 and trained > untrained + 0.05
+
+
+def test_swin_is_refused_before_its_data_are_read(tiny_run):
+    swin = SwinTransformer(8, 2, 1, 3, embed_dim=8, depths=(1, 1), num_heads=(1, 2))
+    loaded = dataclasses.replace(load_run(tiny_run), model=swin)
+    for read in (load_run_data, lambda run: pictures_to_show(run, [], 1)):
+        with pytest.raises(UserError, match="小窗口"):
+            read(dataclasses.replace(loaded, config=None))

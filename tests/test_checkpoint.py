@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 import resource
 import struct
@@ -8,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 from conftest import ROOT
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from paddle_vit import UserError, ViT
@@ -192,3 +194,25 @@ except UserError:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 7
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("state", ["[" * 100_000, '{"a":' * 100_000, "9" * 100_000, "", "3", "null"])
+def test_a_description_with_a_good_checksum_that_is_no_description(tmp_path, monkeypatch, state):
+    """校验和只防意外的损坏:改文件的人也会算它。"""
+    path, dumps = tmp_path / "best.safetensors", json.dumps
+    with monkeypatch.context() as patch:
+        patch.setattr("json.dumps", lambda value, **options: state if value is None else dumps(value, **options))
+        write_state(path, ViT(**SMALL).state_dict(), None)
+    assert safe_open(path, framework="numpy").metadata()["state"] == state
+    assert read_description(path) is None
+    for read in (read_model, read_state):
+        with pytest.raises(UserError, match="已损坏"):
+            read(path)
+
+
+def test_paths_that_are_not_files(tmp_path):
+    os.mkfifo(tmp_path / "best.safetensors")
+    for path in (tmp_path / "best.safetensors", tmp_path, tmp_path / "none"):
+        for read in (read_model, read_state):
+            with pytest.raises(UserError, match="已损坏"):
+                read(path)

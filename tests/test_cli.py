@@ -1,6 +1,9 @@
+import os
+
 import pytest
 
 from paddle_vit import UserError, cli
+from paddle_vit.cli import read_text, read_yaml
 
 
 def test_os_errors_are_chinese_sentences():
@@ -53,3 +56,30 @@ def test_pair_of_numbers_and_options_between_positionals():
         parser.parse_args([])
     with pytest.raises(UserError, match=r"--queri.*--query"):
         parser.parse_args(["run", "--queri", "1,2"])
+
+
+@pytest.mark.parametrize(
+    "content, word",
+    [
+        (b"[" * 100_000, "YAML"),
+        (b"a: &x [1, 2]\nb: *x\n", "第 2 行"),
+        ("名字: 猫".encode("gbk"), "UTF-8"),
+        (b"a: 1\n" * 50_000, "KB"),
+        (None, "管道"),
+    ],
+)
+def test_text_files_that_would_take_for_ever(tmp_path, content, word):
+    path = tmp_path / "config.yaml"
+    if content is None:
+        os.mkfifo(path)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=word):
+        read_yaml(path)
+
+
+def test_a_text_file_of_5_gigabytes(tmp_path):
+    with open(tmp_path / "config.json", "wb") as file:
+        file.truncate(5 << 30)
+    with pytest.raises(UserError, match="KB"):
+        read_text(tmp_path / "config.json")

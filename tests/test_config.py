@@ -157,3 +157,17 @@ def test_resume_keeps_the_settings(tmp_path):
     with pytest.raises(UserError, match="--output"):
         parse_config(["--resume", str(tmp_path), "--output", "elsewhere"])
     assert load_config(tmp_path).threads is None
+
+
+@pytest.mark.parametrize(
+    "settings, word",
+    [
+        ({"model": "swin_tiny", "depth": 3}, "没有 depth"),
+        ({"model": "swin_tiny", "num_heads": 3}, "num_heads=3"),
+        ({"model": "vit", "window_size": 7}, "没有 window_size"),
+        ({"epsilon": 0.1}, "epsilon"),
+    ],
+)
+def test_settings_of_another_model_are_refused_before_the_data_are_read(settings, word):
+    with pytest.raises(UserError, match=word):
+        make_config(settings)

@@ -169,6 +169,8 @@ def test_distilling_in_training_and_resuming(tiny_run, tmp_path):
     (tmp_path / "moved").rename(teacher)
     run_script("train", "--resume", killed, check=0)
     assert_same_end(whole, killed)
+    shutil.rmtree(teacher)  # 训练完的运行用不到老师
+    assert "训练已完成" in run_script("train", "--resume", killed, check=0).stdout
     assert load_run(whole).model.distillation_head.weight.shape == [8, 10]
 
 

@@ -168,12 +168,13 @@ def test_a_shape_that_the_settings_do_not_have(tmp_path):
         parse_config(["--weights", str(path)])
 
 
-def test_an_imported_swin_has_the_shape_of_its_name(tmp_path):
-    """转换出的文件写着全部参数,depths 和 num_heads 也在,与命名的模型相同就能微调。"""
-    path = tmp_path / "swin.safetensors"
-    save_model(path, swin().state_dict(), {"name": "swin_tiny", "in_channels": 3, **model_settings("swin_tiny")}, None)
-    config = parse_config(["--weights", str(path)])
-    assert config.model == "swin_tiny" and config.window_size == 7
+def test_a_converted_swin_is_fine_tuned_like_its_name(tmp_path):
+    """转换好的 Swin 写着各级的层数和头数;与它的名字相同时,命令行上可以微调。"""
+    path, model = tmp_path / "swin.safetensors", create_model("swin_tiny", num_classes=2, embed_dim=24)
+    settings = {"image_size": 224, "in_channels": 3, **model_settings("swin_tiny"), "num_classes": 2, "embed_dim": 24}
+    save_model(path, model.state_dict(), {"name": "swin_tiny_patch4_window7_224", **settings}, None)
+    config = parse_config(["--weights", str(path), "--dataset", "folder", "--data-dir", str(tmp_path)])
+    assert config.model == "swin_tiny_patch4_window7_224" and config.num_heads is None and config.window_size == 7
 
 
 # ---- 归一化 ----

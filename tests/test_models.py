@@ -1,9 +1,17 @@
+import time
+
 import paddle
 import pytest
 
 from paddle_vit import UserError, ViT, count_parameters, create_model, list_models
+from paddle_vit.checkpoint import save_model
 from paddle_vit.models import full_name, is_head, model_class, model_settings
+from paddle_vit.runs import load_model
 from paddle_vit.swin import SwinTransformer
+from paddle_vit.weights import describe_weights
+from paddle_vit.weights.conversion import model_for
+
+TINY = dict(image_size=8, patch_size=4, in_channels=1, num_classes=2, embed_dim=8, depth=1, num_heads=2)
 
 # torchvision 文档里各个模型的 num_params;vit_b_16 就是这里的 vit_base_patch16_224,其余类推
 TORCHVISION = {
@@ -204,12 +212,63 @@ def test_head_parameters():
         ("swin_tiny", {"depth": 1}, ("swin_tiny_patch4_window7_224 没有 depth", "请去掉", "depths")),
         ("swin_tiny", {"pool": "cls"}, ("swin_tiny_patch4_window7_224", "pool", "window_size")),
         ("deit_tiny_distilled", {"pool": "avg"}, ("distillation", "pool='cls'")),
-        ("vit_tiny", {"num_classes": "3"}, ("num_classes='3'", "数字")),
-        ("vit_tiny", {"layer_scale": "x"}, ("layer_scale='x'", "数字")),
-        ("swin_tiny", {"depths": "2,2"}, ("depths='2,2'", "数字")),
+        ("vit_tiny", {"num_classes": "3"}, ("num_classes='3'", "应为整数")),
+        ("vit_tiny", {"layer_scale": "x"}, ("layer_scale='x'", "应为数")),
+        ("swin_tiny", {"depths": "2,2"}, ("depths='2,2'", "一列整数")),
     ],
 )
 def test_errors(name, overrides, words):
     with pytest.raises(UserError) as error:
         create_model(name, **overrides)
     assert all(word in str(error.value) for word in words) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"depth": 10**9},
+        {"embed_dim": 10**6},
+        {"image_size": 10**9},
+        {"image_size": 10**30},
+        {"num_classes": 10**9},
+        {"register_tokens": 10**9},
+        {"mlp_ratio": 1e9},
+        {"mlp_ratio": float("nan")},
+        {"class_token": 10**9},
+        {"qk_scale": "x"},
+        {"position_std": []},
+        {"in_channels": -1},
+        {"name": "vit_huge", "embed_dim": 1280, "depth": 32, "num_heads": 16},
+        {"name": "swin_base"},
+        {"name": "swin_tiny", "depths": [-(10**9), 10**9], "num_heads": [1, 1]},
+    ],
+    ids=str,
+)
+def test_a_file_that_describes_a_huge_model_is_refused_at_once(tmp_path, changes):
+    model, path = ViT(**TINY), tmp_path / "model.safetensors"
+    info = {
+        "name": "x",
+        "classes": ["a", "b"],
+        "channels": 1,
+        "image_size": 8,
+        "mean": [0.5],
+        "std": [0.5],
+        "counts": {},
+    }
+    save_model(path, model.state_dict(), {"name": "vit", **TINY, **changes}, info)
+    start = time.process_time()
+    for read in (load_model, describe_and_build):
+        with pytest.raises(UserError) as error:
+            read(path)
+        assert "\n" not in str(error.value)
+    assert time.process_time() - start < 1
+
+
+def describe_and_build(path):
+    return model_for(describe_weights(path))
+
+
+@pytest.mark.parametrize("name, value", [("embed_dim", "x"), ("depth", 1.5), ("mlp_ratio", None), ("qkv_bias", 1)])
+def test_settings_of_another_kind_are_named(name, value):
+    with pytest.raises(UserError, match=f"{name}="):
+        create_model("vit_tiny", **{name: value})

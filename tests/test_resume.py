@@ -11,7 +11,10 @@ import pytest
 from conftest import ROOT, TINY, run_script
 from safetensors.numpy import load_file
 
+from paddle_vit import UserError
 from paddle_vit.checkpoint import read_state, write_state
+from paddle_vit.config import parse_config
+from paddle_vit.runs import train
 
 TIMES = ("seconds", "images_per_second", "data_wait")
 
@@ -127,3 +130,46 @@ def test_twenty_kills_at_random_moments_end_the_same(tmp_path):
     assert not (killed / "summary.json").exists()
     run_script("train", "--resume", killed, check=0)
     assert_same_end(whole, killed)
+
+
+def _renamed(tensors, metadata):
+    tensors["model/other"] = tensors.pop("model/head.bias")
+
+
+def _shorter(tensors, metadata):
+    tensors["model/head.bias"] = tensors["model/head.bias"][:3]
+
+
+def _without_average(tensors, metadata):
+    del tensors["ema/head.bias"]
+
+
+def _strange_optimizer(tensors, metadata):
+    tensors["optimizer/head.bias/moment1"] = np.zeros((7, 7), "float32")
+
+
+def _another_part(tensors, metadata):
+    tensors["x"] = np.zeros(1, "float32")
+
+
+def _no_progress(tensors, metadata):
+    del metadata["progress"]
+
+
+def _text_for_a_number(tensors, metadata):
+    metadata["progress"]["epoch"] = "1"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [_renamed, _shorter, _without_average, _strange_optimizer, _another_part, _no_progress, _text_for_a_number],
+)
+def test_a_changed_checkpoint_is_refused(tiny_run, tmp_path, change):
+    """校验和是对的,内容与运行对不上。"""
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    tensors, metadata = read_state(run / "last.safetensors")
+    change(tensors, metadata)
+    write_state(run / "last.safetensors", tensors, metadata)
+    with pytest.raises(UserError, match=r"last\.safetensors 与这个运行对不上"):
+        train(parse_config(["--resume", str(run)]))

@@ -85,6 +85,14 @@ def test_a_weight_file_alone_predicts_like_its_run(tiny_run, tmp_path, picture_f
     assert done.stdout == run_script("predict", tiny_run, *pictures, check=0).stdout
 
 
+@pytest.mark.parametrize("name, value", [("classes", ["a", "b"]), ("image_size", 16)])
+def test_a_description_that_contradicts_itself(tiny_run, tmp_path, name, value):
+    tensors, model, info = read_model(tiny_run / "best.safetensors")
+    save_model(tmp_path / "x.safetensors", tensors, model, {**info, name: value})
+    with pytest.raises(UserError, match="自相矛盾"):
+        load_model(tmp_path / "x.safetensors")
+
+
 def test_weight_files_that_cannot_predict(tiny_run, tmp_path):
     path = tmp_path / "model.safetensors"
     tensors, model, info = read_model(tiny_run / "best.safetensors")

@@ -10,7 +10,7 @@ from paddle_vit import UserError
 from paddle_vit.swin import SwinTransformer
 from paddle_vit.tensor_files import open_tensors
 from paddle_vit.vit import ViT
-from paddle_vit.weights import export_weights, load_weights
+from paddle_vit.weights import describe_weights, export_weights, load_weights
 
 SMALL = dict(image_size=8, patch_size=4, embed_dim=8, depth=2, num_heads=2, num_classes=3)
 # timm 的寄存器 token 默认有位置编码;没有的那一种,导出后名字相同而表多几行零
@@ -28,7 +28,12 @@ def test_timm_files_come_back_bit_by_bit(name, tmp_path):
     for key, value in given.items():
         np.testing.assert_array_equal(value, expected[key], err_msg=key)
     with open_tensors(tmp_path / "out.safetensors") as tensors:
-        assert tensors.metadata == {"format": "pt", "epsilon": str(CASES[name]["model"]["epsilon"])}
+        assert tensors.metadata["epsilon"] == str(CASES[name]["model"]["epsilon"])
+    info = describe_weights(tmp_path / "out.safetensors")  # 名字看不出来的,写在文件头里
+    settings = CASES[name]["model"]
+    heads = settings["num_heads"]
+    assert info.num_heads == (tuple(heads) if isinstance(heads, list) else heads)
+    assert info.epsilon == settings["epsilon"] and info.pool == getattr(model, "pool", None)
 
 
 @pytest.mark.parametrize(

@@ -67,10 +67,18 @@ def test_mistakes_in_a_table(changes, words, tmp_path):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("text", ["name: [", "- a\n- b\n", "name: x\n", "\x00"])
-def test_files_that_are_not_tables(text, tmp_path):
+@pytest.mark.parametrize(
+    "text, word",
+    [
+        ("name: [", "不是合法的 YAML"),
+        ("- a\n- b\n", "不是换名表"),
+        ("name: x\n", "缺少 layout"),
+        ("\0", "不是合法的 YAML"),
+    ],
+)
+def test_files_that_are_not_tables(text, word, tmp_path):
     (tmp_path / "x.yaml").write_text(text, "utf-8")
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match=word):
         read_table(tmp_path / "x.yaml")
     with pytest.raises(UserError, match="没有"):
         read_table(tmp_path / "nothing.yaml")

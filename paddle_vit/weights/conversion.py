@@ -5,7 +5,7 @@ from pathlib import Path
 import yaml
 
 from ..checkpoint import save_model
-from ..cli import describe_os_error
+from ..cli import read_text
 from ..errors import UserError
 from ..models import create_model, full_name, model_settings
 from .info import describe_weights
@@ -14,7 +14,17 @@ from .loading import load_weights
 __all__ = ["import_weights", "model_for", "parse_settings", "read_class_names"]
 
 
-def import_weights(source, output, model=None, settings=None, class_names=None, **options):
+def import_weights(
+    source,
+    output,
+    model=None,
+    settings=None,
+    class_names=None,
+    *,
+    table=None,
+    resize_patches=False,
+    strict=True,
+):
     """转换一份权重。
 
     Args:
@@ -23,7 +33,7 @@ def import_weights(source, output, model=None, settings=None, class_names=None, 
         model (str | None): 模型名;本项目的文件可以不给,它自己写着。
         settings (dict | None): 另外的 ``create_model`` 参数。
         class_names (Sequence[str] | None): 类别名;不给时用权重里写着的,都没有就是“类别 0”这样的编号。
-        **options: 见 ``load_weights``,除了 classes。
+        table (str | Path | None), resize_patches (bool), strict (bool): 见 ``load_weights``。
 
     Returns:
         tuple: (装好权重的模型, ``LoadReport``)。
@@ -33,9 +43,9 @@ def import_weights(source, output, model=None, settings=None, class_names=None, 
     """
     if Path(output).suffix != ".safetensors":
         raise UserError(f"输出文件 {output} 应以 .safetensors 结尾。")
-    info = describe_weights(source, options.get("table"))
+    info = describe_weights(source, table, model)
     network, arguments = model_for(info, model, settings)
-    report = load_weights(network, source, **options)
+    report = load_weights(network, source, strict=strict, resize_patches=resize_patches, table=table)
     if any(name.startswith("head.") for name in report.fresh):
         raise UserError(
             f"{source} 的分类头装不进来(报告:{report}):转换要连分类头一起,"
@@ -99,13 +109,7 @@ def read_class_names(path):
     Raises:
         UserError: 没有这个文件,不是 UTF-8,或有空行、重名。
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise UserError(describe_os_error(error, path)) from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path} 不是 UTF-8 文字:类别名文件一行一个类别名,请另存为 UTF-8。") from None
-    names = [line.strip() for line in lines]
+    names = [line.strip() for line in read_text(path).splitlines()]
     if not names or not all(names) or len(set(names)) < len(names):
         raise UserError(f"{path} 里有空行或重名:类别名文件一行一个类别名,次序就是标签。")
     return names

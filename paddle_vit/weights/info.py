@@ -3,22 +3,26 @@
 来自文件自己(本项目的)、旁边的 config.json 和 preprocessor_config.json(Hugging Face、timm),其余由换名表给出。
 """
 
-import contextlib
 import dataclasses
 import json
+import math
+import re
 from pathlib import Path
 
-from ..checkpoint import matches, read_json, weights_path
+from ..checkpoint import DESCRIPTION, matches, parse_json, read_json, weights_path
 from ..errors import UserError
 from ..tensor_files import open_tensors
 from .tables import FACTS, UNKNOWN, read_table, recognise
 
-__all__ = ["WeightsInfo", "describe_file", "describe_weights", "find_weights"]
+__all__ = ["NORMALIZATION", "WeightsInfo", "describe_file", "describe_weights", "find_weights"]
 
-_NORMALIZATION = {  # (均值, 标准差),像素值在 0–1
+NORMALIZATION = {  # (均值, 标准差),像素值在 0–1
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
+# timm 里张量名字相同、算法不同的那些:旋转位置编码,别的激活,归一化在后的(rpn)
+_OTHER_BLOCKS = re.compile("rope|quickgelu|rpn|so400m|giantopt")
+MAX_EPSILON = 1e-3  # 再大的,Paddle 的 layer_norm 不接受
 # 目录里先找哪个文件
 _FILES = ("model.safetensors", "pytorch_model.bin", "model.pdparams", "weights.npz")
 
@@ -86,12 +90,13 @@ def find_weights(path):
     return found[0]
 
 
-def describe_weights(path, table=None):
+def describe_weights(path, table=None, model=None):
     """读出权重文件的说明,不读张量的内容。
 
     Args:
         path (str | Path): 权重文件,运行目录,或从 Hugging Face 下载的目录。
         table (str | Path | None): 使用者的换名表;``None`` 表示由名字认出格式。
+        model (str | None): 要装的模型的名字;名字与 ViT 相同的 DeiT 靠它认出来,像素归一化不同。
 
     Returns:
         WeightsInfo
@@ -101,11 +106,11 @@ def describe_weights(path, table=None):
     """
     with open_tensors(find_weights(path)) as tensors:
         if table is None:
-            return describe_file(tensors, recognise(tensors))
-        return describe_file(tensors, read_table(table), given=True)
+            return describe_file(tensors, recognise(tensors), model=model)
+        return describe_file(tensors, read_table(table), given=True, model=model)
 
 
-def describe_file(tensors, table, given=False):
+def describe_file(tensors, table, given=False, model=None):
     """打开的权重文件的说明,参数和返回值见 ``describe_weights``;given 表示换名表是使用者给的。"""
     plain = table.plain_names(tensors)
     shapes = {name: tuple(tensors[file_name].shape) for name, file_name in plain.items()}
@@ -117,21 +122,29 @@ def describe_file(tensors, table, given=False):
         norm_first=table.norm_first,
         activation=table.activation,
         scale=table.scale,
-        pool=table.pool,
+        pool=table.pool or _pool_of_norm(table, shapes),
         num_classes=_num_classes(table, shapes),
         in_channels=_in_channels(table, shapes),
     )
-    mean, std = _NORMALIZATION.get(_normalization(tensors.path, table, shapes), (None, None))
+    mean, std = NORMALIZATION.get(_normalization(tensors.path, table, shapes, model), (None, None))
     info = dataclasses.replace(info, mean=mean, std=std, image_size=_image_size(table, shapes))
     if table.name == "paddle_vit":
-        return dataclasses.replace(info, **_own_facts(tensors))
-    facts = {**_metadata_facts(tensors), **_neighbours(tensors.path, table, info)}
+        return dataclasses.replace(info, **_own_facts(tensors, shapes.values()))
+    facts = {**_metadata_facts(tensors), **_neighbours(tensors.path, table, info, shapes)}
     for name in FACTS:
         stated = getattr(info, name)
         if given and stated not in (None, UNKNOWN) and facts.get(name, stated) != stated:
             path = tensors.path.with_name("config.json")
             raise UserError(f"换名表里 {name} 是 {stated},{path} 里是 {facts[name]}:请改正其中一个。")
-    return dataclasses.replace(info, **facts)
+    info = dataclasses.replace(info, **facts)
+    if info.epsilon not in (None, UNKNOWN) and not 0 < info.epsilon <= MAX_EPSILON:
+        raise UserError(f"{tensors.path} 的层归一化的 epsilon 是 {info.epsilon:g}:应大于 0,不超过 {MAX_EPSILON:g}。")
+    if not all(0 < value < math.inf for value in info.std or ()) or not all(map(math.isfinite, info.mean or ())):
+        raise UserError(
+            f"{tensors.path} 旁边写的归一化不合法:均值 {info.mean},标准差 {info.std}。"
+            "标准差要大于 0,请改正,或把 preprocessor_config.json 移走。"
+        )
+    return info
 
 
 def _as_tuple(value):
@@ -152,6 +165,12 @@ def _heads_of_flax(table, shapes):
     return shape[1] if table.layout == "flax" and shape is not None and len(shape) == 3 else None
 
 
+def _pool_of_norm(table, shapes):
+    """timm 的 fc_norm 在平均之后;没有写明汇聚方式的,有它就是取平均。"""
+    averaged = table.family == "vit" and _find(table, shapes, "pool_norm.weight") is not None
+    return "avg" if averaged else None
+
+
 def _num_classes(table, shapes):
     shape = _find(table, shapes, "head.bias")
     return None if shape is None or len(shape) != 1 else shape[0]
@@ -162,9 +181,9 @@ def _in_channels(table, shapes):
     return None if kernel is None or len(kernel) != 4 else kernel[2 if table.layout == "flax" else 1]
 
 
-def _normalization(path, table, shapes):
-    """DeiT 与 ViT 的名字相同:有蒸馏 token,或文件名、目录名里写着 deit 的是 DeiT。"""
-    named_deit = any("deit" in part.lower() for part in path.absolute().parts[-2:])
+def _normalization(path, table, shapes, model):
+    """DeiT 与 ViT 的名字相同:有蒸馏 token,或模型名、文件名、目录名里写着 deit 的是 DeiT。"""
+    named_deit = any("deit" in part.lower() for part in (*path.absolute().parts[-2:], model or ""))
     if table.deit_normalization and (named_deit or _find(table, shapes, "distillation_token") is not None):
         return table.deit_normalization
     return table.normalization
@@ -186,27 +205,29 @@ def _image_size(table, shapes):
 
 
 def _metadata_facts(tensors):
-    """``export_weights`` 写在文件头里的 epsilon。"""
-    with contextlib.suppress(ValueError, KeyError):
-        epsilon = float(tensors.metadata["epsilon"])
-        return {"epsilon": epsilon} if 0 < epsilon < 1 else {}
-    return {}
+    """``export_weights`` 写在文件头里的 epsilon、头数和汇聚方式。"""
+    facts = {name: parse_json(tensors.metadata[name]) for name in ("epsilon", "num_heads") if name in tensors.metadata}
+    heads = facts.get("num_heads")
+    facts["num_heads"] = _as_tuple(heads) if matches(heads, int) or matches(heads, [int]) else None
+    if not matches(facts.get("epsilon"), float) or not 0 < facts["epsilon"] < 1:
+        facts["epsilon"] = None
+    facts["pool"] = tensors.metadata.get("pool") if tensors.metadata.get("pool") in ("cls", "avg") else None
+    return {name: value for name, value in facts.items() if value is not None}
 
 
 # ---- 本项目的文件 ----
 
 
-def _own_facts(tensors):
+def _own_facts(tensors, shapes):
     """文件头里的说明;旧版的 best.pdparams 没有,看同一目录的 config.yaml 和 data.json。"""
     from ..config import load_config
     from ..data import load_info
 
     directory, facts = tensors.path.parent, {}
     model = info = None
-    with contextlib.suppress(ValueError):
-        state = json.loads(tensors.metadata.get("state", "null"))
-        if matches(state, {"model": {"name": str}, "info": (dict, type(None))}):
-            model, info = state["model"], state["info"]
+    state = parse_json(tensors.metadata.get("state", "null"))
+    if matches(state, DESCRIPTION):
+        model, info = state["model"], state["info"]
     if model is None and (directory / "config.yaml").exists() and (directory / "data.json").exists():
         data = load_info(directory / "data.json")
         info = dataclasses.asdict(data)
@@ -214,16 +235,17 @@ def _own_facts(tensors):
     info = json.loads(json.dumps(info))  # 元组成为列表
     if matches(info, {"classes": [str], "mean": [float], "std": [float]}):
         facts = {name: tuple(info[name]) for name in ("classes", "mean", "std")}
-    return facts if model is None else {**facts, **_facts_of_model(model, tensors.path)}
+    return facts if model is None else {**facts, **_facts_of_model(model, shapes, tensors.path)}
 
 
-def _facts_of_model(model, path):
+def _facts_of_model(model, shapes, path):
     """``create_model`` 的参数里,张量的名字和形状看不出来的那些。"""
     import inspect
 
     from ..layers import as_pair
-    from ..models import model_class, model_settings
+    from ..models import check_size, model_class, model_settings
 
+    check_size(model, shapes, path)
     settings = {name: value.default for name, value in inspect.signature(model_class(model["name"])).parameters.items()}
     settings.update(model_settings(model["name"]))
     settings.update({name: value for name, value in model.items() if name != "name"})
@@ -247,15 +269,15 @@ def _facts_of_model(model, path):
 # ---- 旁边的 config.json 和 preprocessor_config.json ----
 
 
-def _neighbours(path, table, info):
+def _neighbours(path, table, info, shapes):
     """config.json 和 preprocessor_config.json 里的事实(字典),写了的才有。"""
     advice = "请重新下载,或把它移走"
     config = read_json(path.parent / "config.json", advice=advice) or {}
     facts = {}
     if "model_type" in config:
-        facts = _huggingface_facts(config, path, table)
+        facts = _huggingface_facts(config, path, table, shapes)
     elif "architecture" in config:
-        facts = _timm_facts(config, path, table)
+        facts = _timm_facts(config, path, table, shapes)
     elif table.name.startswith("huggingface"):
         facts["notes"] = (f"旁边没有 config.json:epsilon 按 {info.epsilon:g},激活按 {info.activation}",)
     images = read_json(path.parent / "preprocessor_config.json", advice=advice) or {}
@@ -273,11 +295,45 @@ def _checked(config, pattern, path):
     return present
 
 
+def _sizes(table, shapes):
+    """由张量的形状看得出的几个数(字典),看不出的不在里面;与 config.json 里的比。"""
+    sizes = {"num_classes": _num_classes(table, shapes), "in_channels": _in_channels(table, shapes)}
+    kernel = _find(table, shapes, "patch_embed.patch_embedding.weight")
+    if kernel is not None and len(kernel) == 4:
+        kernel = kernel if table.layout != "flax" else (kernel[3], kernel[2], *kernel[:2])
+        sizes.update(embed_dim=kernel[0], patch_size=tuple(kernel[2:]))
+    depths = [_depth(table, shapes, f"stages.{i}.blocks") for i in range(20)]
+    sizes["depths"] = [depth for depth in depths if depth] or None
+    sizes["depth"] = _depth(table, shapes, "encoders") or None
+    bias_table = _find(table, shapes, "stages.0.blocks.0.attn.relative_position_bias_table")
+    sizes["window_size"] = None if bias_table is None else (int(bias_table[0] ** 0.5) + 1) // 2
+    return {name: value for name, value in sizes.items() if value is not None}
+
+
+def _depth(table, shapes, stage):
+    """文件里这一级有几层。"""
+    depth = 0
+    while _find(table, shapes, f"{stage}.{depth}.attn_norm.weight") is not None:
+        depth += 1
+    return depth
+
+
+def _check_sizes(stated, sizes, path):
+    """config.json 里的数与张量的形状不同时,抛出 ``UserError``;stated 是 {名字: (sizes 里的名字, 值)}。"""
+    for name, (key, value) in stated.items():
+        if value is not None and value != sizes.get(key, value):
+            raise UserError(
+                f"{path} 里的 {name} 是 {value},而权重的是 {sizes[key]}:请换成与权重配套的 config.json,或把它移走。"
+            )
+
+
 def _refuse_family(path, kind, table):
     raise UserError(f"{path} 说这是 {kind},而张量的名字像 {table.name}:请换成与权重配套的 config.json。")
 
 
-def _huggingface_facts(config, path, table):
+def _huggingface_facts(config, path, table, shapes):
+    from ..layers import as_pair
+
     path = path.with_name("config.json")
     kind = config["model_type"]
     if table.family is not None and kind not in {"vit": ("vit", "deit"), "swin": ("swin",)}.get(table.family, (kind,)):
@@ -285,6 +341,16 @@ def _huggingface_facts(config, path, table):
     pattern = {"layer_norm_eps": float, "num_attention_heads": int, "num_heads": [int], "hidden_act": str}
     pattern.update(qkv_bias=bool, image_size=(int, list), id2label={None: str})
     values = _checked(config, pattern, path)
+    sizes = {"num_channels": int, "patch_size": (int, list), "window_size": int, "embed_dim": int, "hidden_size": int}
+    sizes = _checked(config, {**sizes, "num_hidden_layers": int, "depths": [int]}, path)
+    if "patch_size" in sizes:
+        sizes["patch_size"] = tuple(as_pair(sizes["patch_size"], f"{path} 里的 patch_size"))
+    keys = {"num_channels": "in_channels", "num_hidden_layers": "depth"}
+    if kind == "swin":  # 它的 hidden_size 是最后一级的,num_hidden_layers 是级数
+        sizes = {name: value for name, value in sizes.items() if name not in ("hidden_size", "num_hidden_layers")}
+    stated = {name: (keys.get(name, name).replace("hidden_size", "embed_dim"), value) for name, value in sizes.items()}
+    stated["id2label"] = "num_classes", len(values["id2label"]) if "id2label" in values else None
+    _check_sizes(stated, _sizes(table, shapes), path)
     names = {"layer_norm_eps": "epsilon", "num_attention_heads": "num_heads", "hidden_act": "activation"}
     facts = {names.get(name, name): value for name, value in values.items() if name not in ("image_size", "id2label")}
     if isinstance(facts.get("num_heads"), list):
@@ -306,18 +372,34 @@ def _image_side(size, path):
     return {"image_size": tuple(as_pair(tuple(size) if isinstance(size, list) else size, f"{path} 里的 image_size"))}
 
 
-def _timm_facts(config, path, table):
+def _timm_facts(config, path, table, shapes):
     path = path.with_name("config.json")
     kind = config["architecture"]
     starts = {"vit": ("vit_", "deit_", "deit3_"), "swin": ("swin_",)}.get(table.family, ("",))
-    if not isinstance(kind, str) or not kind.startswith(starts) or "rope" in kind or "quickgelu" in kind:
+    if not isinstance(kind, str) or not kind.startswith(starts) or _OTHER_BLOCKS.search(kind):
         _refuse_family(path, kind, table)
-    values = _checked(config, {"global_pool": str, "label_names": [str], "pretrained_cfg": dict}, path)
+    pattern = {"global_pool": str, "label_names": [str], "pretrained_cfg": dict, "model_args": dict, "num_classes": int}
+    values = _checked(config, pattern, path)
     pixels = _checked(values.get("pretrained_cfg", {}), {"mean": [float], "std": [float], "input_size": [int]}, path)
     facts = {name: tuple(pixels[name]) for name in ("mean", "std") if name in pixels}
+    patch, window = (re.search(rf"_{name}(\d+)", kind) for name in ("patch", "window"))
+    stated = {
+        "num_classes": ("num_classes", values.get("num_classes")),
+        "label_names": ("num_classes", len(values["label_names"]) if "label_names" in values else None),
+        "input_size": ("in_channels", next(iter(pixels.get("input_size", [])), None)),
+        f"architecture({kind})的图块": ("patch_size", patch and (int(patch[1]),) * 2),
+        f"architecture({kind})的窗口": ("window_size", window and int(window[1])),
+    }
+    _check_sizes(stated, _sizes(table, shapes), path)
+    activation = values.get("model_args", {}).get("act_layer")
+    if activation is not None:
+        facts["activation"] = str(activation)
     if "label_names" in values:
         facts["classes"] = tuple(values["label_names"])
-    if table.family == "vit" and values.get("global_pool") in ("token", "avg"):
+    pool = values.get("global_pool")
+    if pool not in (None, "", "avg", "token")[: 4 if table.family == "vit" else 3]:
+        raise UserError(f"{path} 里的 global_pool 是 {pool!r}:我们只有 token(cls)和 avg,Swin 只有 avg,装不进来。")
+    if table.family == "vit" and pool in ("token", "avg"):
         facts["pool"] = {"token": "cls", "avg": "avg"}[values["global_pool"]]
     facts.update(_image_side(pixels.get("input_size", [None])[1:] or None, path))
     return facts

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..checkpoint import atomic_write
 from ..errors import UserError
-from ..layers import Attention, sincos_position_embedding
+from ..layers import Attention, sincos_position_embedding_1d
 from ..models import is_head, list_models, model_class, model_settings
 from ..swin import SwinTransformer
 from ..tensor_files import open_tensors
@@ -22,7 +22,7 @@ from .info import describe_file, find_weights
 from .resampling import resize_bias_table, resize_patch_kernel, resize_positions
 from .tables import FACTS, MAY_BE_UNKNOWN, UNKNOWN, read_table, recognise
 
-__all__ = ["LoadReport", "load_weights", "run_of", "save_report"]
+__all__ = ["LoadReport", "heads_of", "load_weights", "run_of", "save_report"]
 
 POSITIONS, KERNEL = "position_embedding", "patch_embed.patch_embedding.weight"
 BIAS_TABLE = "relative_position_bias_table"
@@ -121,10 +121,15 @@ def load_weights(model, path, *, strict=True, resize_patches=False, table=None, 
         plan = _Plan(model, tensors, rules, info, resize_patches, classes)
         if strict:
             plan.check()
+        plan.check_meaning()
         _check_contents(tensors, plan)
         for ours in [*plan.loaded, *plan.resized]:
             plan.targets[ours].set_value(plan.read(ours))
-        notes = [*info.notes, *plan.notes, *_set_epsilon(model, info)]
+        heads = _shown(heads_of(model))
+        notes = [f"头数从文件看不出来,按模型的 {heads}"] if info.num_heads is None else []
+        if tensors.others:
+            notes.append(f"取的是 {tensors.inside},文件里还有 {'、'.join(tensors.others)}")
+        notes += [*info.notes, *plan.notes, *_set_epsilon(model, info)]
     fresh = [name for name in plan.targets if name not in plan.loaded and name not in plan.resized]
     fates = map(tuple, (plan.loaded, plan.resized, fresh, plan.unused, notes))
     return LoadReport(str(path), rules.name, *fates)
@@ -156,7 +161,7 @@ def _family(model):
     raise UserError(f"{type(model).__name__} 不能装权重:应为 ViT、SwinTransformer 或 Attention。")
 
 
-def _heads(model):
+def heads_of(model):
     """头数:整数;Swin 是每级一个的元组。"""
     if isinstance(model, SwinTransformer):
         return tuple(stage.blocks[0].attn.num_heads for stage in model.stages)
@@ -176,9 +181,9 @@ def _check_architecture(model, table, info):
         raise UserError(f"{start}它先算注意力再归一化(post-norm),我们的编码器先归一化(pre-norm),结果会是错的。")
     if info.activation not in (None, "gelu"):
         raise UserError(f"{start}它的激活函数是 {info.activation},我们的是 gelu,结果会是错的。")
-    if info.num_heads is not None and info.num_heads != _heads(model):
+    if info.num_heads is not None and info.num_heads != heads_of(model):
         raise UserError(
-            f"{start}它的头数是 {_shown(info.num_heads)},模型的是 {_shown(_heads(model))}:"
+            f"{start}它的头数是 {_shown(info.num_heads)},模型的是 {_shown(heads_of(model))}:"
             "形状一样而结果不同,请用 --num-heads 改成它的头数。"
         )
     for layer in _attentions(model):
@@ -212,9 +217,9 @@ def _position_kind(model):
         return "none"
     if POSITIONS in model.state_dict():
         return "learnable"
-    grid, embed_dim = model.patch_embed.grid_size, table.shape[2]
-    patches = table.numpy()[0, -grid[0] * grid[1] :]  # [N, D]
-    return "sincos" if np.array_equal(patches, sincos_position_embedding(grid, embed_dim)) else "sincos1d"
+    count, embed_dim = model.patch_embed.num_patches, table.shape[2]
+    patches = table.numpy()[0, -count:]  # [N, D]
+    return "sincos1d" if np.array_equal(patches, sincos_position_embedding_1d(count, embed_dim)) else "sincos"
 
 
 def _set_epsilon(model, info):
@@ -444,9 +449,25 @@ class _Plan:
             raise UserError(
                 f"{self.tensors.path} 的权重(格式 {self.table.name})放不进这个模型:{details}。{self._advice()}"
             )
+
+    def check_meaning(self):
+        """每个张量都放得下而结果会不同的,抛出 ``UserError``;strict=False 也不放过。"""
+        if not self.loaded and not self.resized:
+            raise UserError(f"{self.tensors.path} 没有一个张量放得进这个模型(格式 {self.table.name}):请换模型。")
         pool, model = self.info.pool, self.model
         if pool is not None and not self.fresh_head and model.class_token is not None and model.pool != pool:
             raise UserError(f"{self.tensors.path} 的分类头要求 pool={pool},模型是 pool={model.pool}:请改成相同的。")
+
+        fixed = isinstance(model, ViT) and model.position_embedding is not None and POSITIONS not in self.targets
+        if fixed and self.table.name != "paddle_vit" and not self._names_of(POSITIONS):
+            raise UserError(
+                f"{self.tensors.path} 里没有位置编码,而模型有固定的({_position_kind(model)}),结果会是错的:"
+                "请用 position_embedding=none(--position-embedding none)。"
+            )
+        sources = [self._find(f"stages.{i}.blocks.0.attn.{BIAS_TABLE}") for i in range(20)]
+        windows = [self.tensors[names[0]].shape[0] for names in sources if names]
+        if sorted(windows, reverse=True) != windows:
+            raise UserError(f"{self.tensors.path} 的各级窗口不同,后面的反而大(如 Swin-S3):我们的各级相同,装不进来。")
 
     def _expected_unused(self):
         """没有用到也在意料之中的名字:本来就不需要的,换掉的分类头,形状不同的(另外列出)。"""

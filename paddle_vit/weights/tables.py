@@ -27,9 +27,7 @@ from fnmatch import fnmatchcase
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-import yaml
-
-from ..cli import describe_os_error
+from ..cli import read_yaml
 from ..errors import UserError
 
 __all__ = ["FACTS", "MAY_BE_UNKNOWN", "UNKNOWN", "Table", "bundled_tables", "layout_of", "read_table", "recognise"]
@@ -176,13 +174,7 @@ def read_table(path):
     Raises:
         UserError: 没有这个文件,不是 YAML,有写错的项,或写着不合法的值。
     """
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(describe_os_error(error, path)) from None
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
-        problem = " ".join(str(getattr(error, "problem", None) or error).split())
-        raise UserError(f"{path} 不是合法的 YAML({problem}):请检查缩进、冒号和引号。") from None
+    values = read_yaml(path)
     if not isinstance(values, dict):
         raise UserError(f"{path} 不是换名表:应是“名字: 值”的 YAML,样子见 paddle_vit/weights/formats/。")
     for name in ("epsilon", "scale"):  # YAML 把没有小数点的 1e-6 当作文字

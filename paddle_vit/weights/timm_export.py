@@ -11,6 +11,7 @@ from ..checkpoint import atomic_write
 from ..errors import UserError
 from ..swin import SwinTransformer
 from ..vit import ViT
+from .loading import heads_of
 from .tables import bundled_tables
 
 __all__ = ["export_weights"]
@@ -43,7 +44,9 @@ def export_weights(model, path):
         entries[name] = {"dtype": "F32", "shape": list(value.shape), "data_offsets": place}
         offset += value.nbytes
     norm = model.norm if hasattr(model.norm, "weight") else model.pool_norm
-    facts = {"format": "pt", "epsilon": str(norm._epsilon)}  # epsilon 从名字看不出来,timm 默认的是 1e-6
+    # 从名字看不出来的:epsilon(timm 默认的是 1e-6)、头数、汇聚方式
+    facts = {"format": "pt", "epsilon": str(norm._epsilon), "num_heads": json.dumps(heads_of(model))}
+    facts.update({} if swin else {"pool": model.pool})
     header = json.dumps({"__metadata__": facts, **entries}, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
     data = (_to_timm(model, tensors[ours], ours).tobytes() for ours in sources.values())  # 一次一个张量
