@@ -337,8 +337,10 @@ def _recipe_path(name, dataset, fine_tuning):
         return Path(name)
     path = RECIPES / f"{name}.yaml"
     if not path.exists():
-        known = "、".join(sorted(recipe.stem for recipe in RECIPES.glob("*.yaml")))
-        raise UserError(f"没有名为 {name!r} 的配方:内置的有 {known};自己的配方请给 .yaml 文件的路径。")
+        known = sorted(recipe.stem for recipe in RECIPES.glob("*.yaml"))
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"是不是 {close[0]}?" if close else ""
+        raise UserError(f"没有名为 {name!r} 的配方:{hint}内置的有 {'、'.join(known)};自己的配方请给 .yaml 文件的路径。")
     return path
 
 
@@ -390,9 +392,7 @@ def _inherited(wanted):
     known = describe_weights(source, wanted.get("weights_table"))
     if known.model is None:
         if wanted.get("model") is None:
-            raise UserError(
-                f"{source} 是别处的权重,没有写明是哪个模型:请加上 --model,如 --model vit_small_patch16_224。"
-            )
+            raise UserError(f"{source} 是别处的权重,没有写明是哪个模型:请加上 --model{known.guess()}。")
         return {} if known.epsilon is None else {"epsilon": known.epsilon}
     settable = {_ARGUMENTS.get(name, name) for name in _SHAPE} | set(_REGULARIZATION)
     usual = {name: list(value) for name, value in model_settings(known.model["name"]).items() if type(value) is tuple}

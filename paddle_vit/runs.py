@@ -254,10 +254,10 @@ def check_teacher(config):
     if config.distillation_kind == "none" or finished:
         return None
     if not Path(config.teacher).exists():
-        raise UserError(f"没有老师 {config.teacher}:蒸馏时(续训也一样)它必须在,请检查 --teacher 的路径。")
+        raise UserError(f"没有老师 {config.teacher}:请检查 --teacher 的路径;续训时要把它放回原处。")
     known = describe_weights(config.teacher, model=config.teacher_model)
     if known.model is None and config.teacher_model is None:
-        raise UserError(f"{config.teacher} 是别处的权重,没有写明是哪个模型:请用 --teacher-model 写明。")
+        raise UserError(f"{config.teacher} 是别处的权重,没有写明是哪个模型:请用 --teacher-model 写明{known.guess()}。")
     return known
 
 

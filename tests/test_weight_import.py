@@ -15,10 +15,13 @@ from test_weights_reference import CASES, FACTS, build, file_of, outputs
 
 from paddle_vit import UserError
 from paddle_vit.checkpoint import read_description, read_model
+from paddle_vit.config import parse_config
 from paddle_vit.models import create_model
 from paddle_vit.runs import load_model
 from paddle_vit.weights import describe_weights, export_weights, load_weights
 from paddle_vit.weights.conversion import import_weights, parse_settings, read_class_names
+from paddle_vit.weights.info import candidates
+from paddle_vit.weights.tables import bundled_tables
 
 # 参考文件的模型比命名的小
 TINY = {name: CASES["timm_vit"]["model"][name] for name in ("embed_dim", "depth", "num_heads")}
@@ -172,6 +175,35 @@ def test_settings_and_class_names(tmp_path):
     names.write_text("猫\n狗\n", "utf-8")
     with pytest.raises(UserError, match="有 2 个类别名,而分类头有 5 类"):
         import_weights(file_of("timm_vit"), tmp_path / "x.safetensors", "vit_tiny", TINY, read_class_names(names))
+
+
+@pytest.mark.parametrize(
+    "name, count",
+    [
+        ("vit_tiny_patch16_384", 3),  # 与 DeiT-Ti 的张量名字相同,另一个分辨率的也能装
+        ("vit_base_patch32_gap_224", 2),
+        ("deit_small_distilled_patch16_224", 1),
+        ("vit_huge_patch14_224", 1),
+        ("swin_small_patch4_window7_224", 1),
+        ("swin_base_patch4_window12_384", 1),
+    ],
+)
+def test_the_model_is_guessed_from_the_sizes(name, count):
+    with paddle.LazyGuard():
+        shapes = {ours: tuple(tensor.shape) for ours, tensor in create_model(name, num_classes=7).state_dict().items()}
+    (table,) = (table for table in bundled_tables() if table.name == "paddle_vit")
+    found = candidates(table, shapes)
+    assert found[0] == name and len(found) == count
+
+
+def test_a_missing_name_of_the_model_is_guessed(tmp_path):
+    export_weights(create_model("vit_tiny", num_classes=2), tmp_path / "a.safetensors")
+    for action in (
+        lambda: import_weights(tmp_path / "a.safetensors", tmp_path / "b.safetensors"),
+        lambda: parse_config(["--weights", str(tmp_path / "a.safetensors")]),
+    ):
+        with pytest.raises(UserError, match=r"--model.*它像是 vit_tiny_patch16_224、deit_tiny_patch16_224"):
+            action()
 
 
 # 运行一个脚本,最后把内存的峰值(KB)打印在最后一行

@@ -48,8 +48,8 @@ def import_weights(
     report = load_weights(network, source, strict=strict, resize_patches=resize_patches, table=table)
     if any(name.startswith("head.") for name in report.fresh):
         raise UserError(
-            f"{source} 的分类头装不进来(报告:{report}):转换要连分类头一起,"
-            "请去掉 --set num_classes=…;没有分类头的权重请直接用 scripts/train.py --weights 微调。"
+            f"{source} 的分类头装不进来({'、'.join(report.fresh)}):转换要连分类头一起。没有分类头的权重请直接用 "
+            "scripts/train.py --weights 微调;用 --set 改过 num_classes 的,请去掉。"
         )
     if info.epsilon is not None:
         arguments["epsilon"] = info.epsilon
@@ -70,7 +70,7 @@ def model_for(info, name=None, settings=None):
     own = {} if info.model is None or name is not None else dict(info.model)
     name = own.pop("name", name)
     if name is None:
-        raise UserError(f"{info.path} 没有写明是哪个模型:请用 --model 给出,如 --model vit_base_patch16_224。")
+        raise UserError(f"{info.path} 没有写明是哪个模型:请用 --model 给出{info.guess()}。")
     known = {"num_classes": info.num_classes, "in_channels": info.in_channels}
     arguments = {
         "name": full_name(name),

@@ -44,6 +44,7 @@ class WeightsInfo:
         norm_first, activation, scale, pool: 见 ``tables``。
         position_embedding (str | None): 本项目的文件:位置编码的种类。
         qkv_bias (bool | None): q、k、v 有没有偏置。
+        candidates (tuple[str]): 尺寸与它相同的命名模型,图像大小也相同的在前。
         notes (tuple[str]): 其他要知道的事。
     """
 
@@ -64,7 +65,14 @@ class WeightsInfo:
     pool: object = None
     position_embedding: object = None
     qkv_bias: object = None
+    candidates: tuple = ()
     notes: tuple = ()
+
+    def guess(self):
+        """请使用者写明模型时,接在后面的一句。"""
+        if self.candidates:
+            return f",它像是 {'、'.join(self.candidates[:3])}"
+        return ",如 vit_base_patch16_224"
 
 
 def find_weights(path):
@@ -125,6 +133,7 @@ def describe_file(tensors, table, given=False, model=None):
         pool=table.pool or _pool_of_norm(table, shapes),
         num_classes=_num_classes(table, shapes),
         in_channels=_in_channels(table, shapes),
+        candidates=candidates(table, shapes),
     )
     mean, std = NORMALIZATION.get(_normalization(tensors.path, table, shapes, model), (None, None))
     info = dataclasses.replace(info, mean=mean, std=std, image_size=_image_size(table, shapes))
@@ -316,6 +325,26 @@ def _depth(table, shapes, stage):
     while _find(table, shapes, f"{stage}.{depth}.attn_norm.weight") is not None:
         depth += 1
     return depth
+
+
+def candidates(table, shapes):
+    """尺寸与文件相同的命名模型;图像大小也相同的在前。"""
+    from ..models import list_models, model_settings
+
+    sizes = {name: size for name, size in _sizes(table, shapes).items() if name not in ("num_classes", "in_channels")}
+    if not {"embed_dim", "patch_size"} <= sizes.keys():
+        return ()
+    distilled, with_class = (_find(table, shapes, f"{name}_token") is not None for name in ("distillation", "class"))
+    names = []
+    for name in list_models():
+        settings = model_settings(name)
+        patch = settings.get("patch_size")
+        settings = {**settings, "patch_size": (patch, patch), "depths": list(settings.get("depths", ()))}
+        kind = settings.get("distillation", False), settings.get("pool") == "cls"
+        if kind == (distilled, with_class) and all(settings.get(key) == size for key, size in sizes.items()):
+            names.append(name)
+    image = (_image_size(table, shapes) or [None])[0]
+    return tuple(sorted(names, key=lambda name: model_settings(name)["image_size"] != image))
 
 
 def _check_sizes(stated, sizes, path):

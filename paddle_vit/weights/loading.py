@@ -14,7 +14,7 @@ import numpy as np
 from ..checkpoint import atomic_write
 from ..errors import UserError
 from ..layers import Attention, sincos_position_embedding_1d
-from ..models import is_head, list_models, model_class, model_settings
+from ..models import is_head
 from ..swin import SwinTransformer
 from ..tensor_files import open_tensors
 from ..vit import ViT
@@ -507,7 +507,7 @@ class _Plan:
             )
         if self.wrong == [KERNEL] and self._shape(KERNEL)[:2] == tuple(self.targets[KERNEL].shape[:2]):
             return "只有图块边长不同:请换一个模型,或要求把卷积核也改大小(resize_patches,--resize-patches)。"
-        names = _fitting_models(self)
+        names = self.info.candidates
         return f"它像是 {_first_few(names)}。" if names else "请检查模型的尺寸,或换一份权重。"
 
 
@@ -523,37 +523,6 @@ def _is_bias_table(shape, wanted):
         and shape[1] == wanted[1]
         and all(s % 2 and s * s == n[0] for s, n in zip(sides, (shape, wanted)))
     )
-
-
-def _fitting_models(plan):
-    """嵌入维度、图块、层数都与文件相同的命名模型。"""
-    shape = plan._shape(KERNEL) if KERNEL in plan.sources else ()
-    if len(shape) != 4:
-        return []
-    distilled, with_class = (plan._find(name) != () for name in ("distillation_token", "class_token"))
-    names = []
-    for name in list_models():
-        settings = model_settings(name)
-        if (settings.get("embed_dim"), settings.get("patch_size")) != (shape[0], shape[2]):
-            continue
-        if model_class(name) is ViT:
-            depths = [settings["depth"]]
-            stages = ["encoders"]
-            kind = settings.get("distillation", False) == distilled and (settings["pool"] == "cls") == with_class
-        else:
-            depths, kind = settings["depths"], True
-            stages = [f"stages.{i}.blocks" for i in range(len(depths))]
-        if kind and [_count(plan, stage) for stage in stages] == list(depths):
-            names.append(name)
-    return names
-
-
-def _count(plan, stage):
-    """文件里这一级有多少层。"""
-    depth = 0
-    while plan._find(f"{stage}.{depth}.attn_norm.weight"):
-        depth += 1
-    return depth
 
 
 def _check_contents(tensors, plan):

@@ -3,6 +3,7 @@
 import itertools
 import json
 import struct
+from pathlib import Path
 
 import numpy as np
 from paddle import nn
@@ -28,8 +29,10 @@ def export_weights(model, path):
         str: 在 timm 里建出同样的模型的代码(Python)。
 
     Raises:
-        UserError: timm 没有同样的结构,磁盘满或没有权限。
+        UserError: 文件名不以 .safetensors 结尾,timm 没有同样的结构,磁盘满或没有权限。
     """
+    if Path(path).suffix != ".safetensors":
+        raise UserError(f"输出文件 {path} 应以 .safetensors 结尾。")
     _check_exportable(model)
     swin = isinstance(model, SwinTransformer)
     (table,) = (table for table in bundled_tables() if table.name == ("timm_swin" if swin else "timm_vit"))
