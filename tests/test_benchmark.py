@@ -182,7 +182,8 @@ def marked_processes(mark):
 
 
 @linux_only
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_nothing_is_left_behind(tmp_path, number):
     mark = f"BENCHMARK_TEST={tmp_path}"
     process = subprocess.Popen(

@@ -140,6 +140,7 @@ def test_a_comparison_is_continued(tmp_path):
     assert_one_chinese_line(run_script("compare", *args, "--lr", "0.02"), "base-seed0", "lr", "--output")
 
 
+@pytest.mark.slow
 def test_a_failing_run_is_named(tmp_path):
     args = ["--vary", "patch_size=3", "--seeds", "0", "--output", tmp_path / "compare", *TINY, "--epochs", "1"]
     done = run_script("compare", *args)

@@ -107,7 +107,7 @@ def test_ctrl_c_stops_all_processes_at_the_same_step(tmp_path):
     assert_equal_up_to_rounding(whole, stopped)
 
 
-@pytest.mark.parametrize("moment", ["starting", "training"])
+@pytest.mark.parametrize("moment", [pytest.param("starting", marks=pytest.mark.slow), "training"])
 def test_a_lost_companion_ends_the_training_with_one_line(tmp_path, moment):
     directory = tmp_path / "run"
     process = start(*SETTINGS, "--epochs", "5000", "--processes", "2", "--output", directory)

@@ -74,7 +74,7 @@ def test_the_same_seed_gives_the_same_run(tiny_run, tmp_path):
 
 
 def test_resume_in_the_middle_of_an_epoch(tmp_path):
-    settings = [*TINY, "--batch-size", "16", "--checkpoint-minutes", "0.0001", "--epochs", "3"]
+    settings = [*TINY, "--batch-size", "64", "--checkpoint-minutes", "0.0001", "--epochs", "3"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     run_script("train", *settings, "--output", whole, check=0)
     process = start(*settings, "--output", killed)

@@ -105,7 +105,9 @@ def test_weight_files_that_cannot_predict(tiny_run, tmp_path):
         ((model, {**info, "classes": []}), "损坏"),
     ):
         save_model(path, tensors, *description)
-        assert_one_chinese_line(run_script("predict", path, "a.png"), words)
+        with pytest.raises(UserError, match=words):
+            load_model(path)
+    with pytest.raises(UserError, match="没有"):
+        load_model(tmp_path / "none")
     path.write_bytes(b"text")
     assert_one_chinese_line(run_script("predict", path, "a.png"), "损坏")
-    assert_one_chinese_line(run_script("predict", tmp_path / "none", "a.png"), "没有")

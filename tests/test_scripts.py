@@ -166,6 +166,7 @@ def test_two_trainings_in_one_directory(tmp_path):
         first.communicate()
 
 
+@pytest.mark.slow
 def test_killed_before_the_first_checkpoint_starts_over(tmp_path):
     run = tmp_path / "run"
     kill_after(run, [*TINY, "--output", run], 0.0)
@@ -310,7 +311,9 @@ FAMILIES = {
 }
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "name", [name if name == "swin" else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
+)
 def test_other_models_train_and_are_drawn_examined_and_predicted_with(name, tmp_path):
     run = tmp_path / "run"
     run_script(

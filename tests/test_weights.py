@@ -271,7 +271,7 @@ def test_two_processes_fine_tune_like_one(tiny_run, tmp_path, train_only):
         assert {name.rsplit("/", 1)[0] for name in moved} == set(HEAD)  # 优化器里只有分类头
 
 
-@pytest.mark.parametrize("head", ["linear", pytest.param("mlp", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("head", [pytest.param("linear", marks=pytest.mark.slow), "mlp"])
 def test_linear_probing_moves_only_the_head(tiny_run, tmp_path, head):
     args = ["--weights", tiny_run, "--head", head, "--train-only", "head", "--epochs", "2", "--batch-size", "32"]
     args += ["--dropout", "0.1", "--weight-decay", "0.5", "--ema", "0.9", "--checkpoint-minutes", "0.0001"]
