@@ -212,20 +212,27 @@ class SwinBlock(EncoderLayer):
         mask = shifted_window_mask(self.padded_size, self.window_size, self.shift) if self.shift else None
         self.register_buffer("mask", mask, persistable=False)  # [nW, N, N]
 
+    def split_windows(self, x):
+        """把特征图补零、移动、切成窗口,[B, H * W, D] -> [B * nW, N, D]。"""
+        x = x.reshape([-1, *self.map_size, x.shape[-1]])  # [B, H, W, D]
+        x = pad_map(x, self.window_size)  # [B, H', W', D]
+        if self.shift:
+            x = paddle.roll(x, [-self.shift, -self.shift], axis=[1, 2])
+        return window_partition(x, self.window_size)  # [B * nW, N, D]
+
+    def join_windows(self, x):
+        """``split_windows`` 的逆,[B * nW, N, D] -> [B, H * W, D]。"""
+        x = window_reverse(x, self.window_size, self.padded_size)  # [B, H', W', D]
+        if self.shift:
+            x = paddle.roll(x, [self.shift, self.shift], axis=[1, 2])
+        H, W = self.map_size
+        return x[:, :H, :W].flatten(1, 2)  # [B, H * W, D]
+
     def attend(self, x):
         """归一化之后的窗口注意力,[B, H * W, D] -> [B, H * W, D]。"""
-        (H, W), w, s = self.map_size, self.window_size, self.shift
-        x = x.reshape([-1, H, W, x.shape[-1]])  # [B, H, W, D]
-        x = pad_map(x, w)  # [B, H', W', D]
-        if s:
-            x = paddle.roll(x, [-s, -s], axis=[1, 2])
-        x = window_partition(x, w)  # [B * nW, N, D]
+        x = self.split_windows(x)  # [B * nW, N, D]
         x, _ = self.attn(x, need_weights=False, mask=self.mask)
-        x = window_reverse(x, w, self.padded_size)  # [B, H', W', D]
-        if s:
-            x = paddle.roll(x, [s, s], axis=[1, 2])
-        x = x[:, :H, :W]  # [B, H, W, D]
-        return x.flatten(1, 2)  # [B, H * W, D]
+        return self.join_windows(x)  # [B, H * W, D]
 
 
 class PatchMerging(nn.Layer):
@@ -246,15 +253,18 @@ class PatchMerging(nn.Layer):
         self.norm = LayerNorm(4 * embed_dim, epsilon)
         self.reduction = Linear(4 * embed_dim, 2 * embed_dim, bias_attr=False)
 
-    def forward(self, x):
+    def join_neighbours(self, x):
+        """相邻的 2 x 2 个 token 拼成一个,[B, H * W, D] -> [B, H/2 * W/2, 4D]。"""
         D = x.shape[-1]
         x = x.reshape([-1, *self.map_size, D])  # [B, H, W, D]
         x = pad_map(x, 2)  # [B, H', W', D]
         _, H, W, _ = x.shape
         x = x.reshape([-1, H // 2, 2, W // 2, 2, D])  # [B, H'/2, 2, W'/2, 2, D]
         x = x.transpose([0, 1, 3, 4, 2, 5])  # [B, H'/2, W'/2, 2, 2, D],先列后行
-        x = x.reshape([-1, H // 2 * (W // 2), 4 * D])  # [B, H'/2 * W'/2, 4D]
-        return self.reduction(self.norm(x))  # [B, H'/2 * W'/2, 2D]
+        return x.reshape([-1, H // 2 * (W // 2), 4 * D])  # [B, H'/2 * W'/2, 4D]
+
+    def forward(self, x):
+        return self.reduction(self.norm(self.join_neighbours(x)))  # [B, H'/2 * W'/2, 2D]
 
 
 class SwinStage(nn.Layer):

@@ -6,8 +6,8 @@ import time
 
 from paddle_vit.cli import ArgumentParser, run
 from paddle_vit.data import check_same_data, load_data
+from paddle_vit.engines import add_engine_arguments, prediction_model
 from paddle_vit.evaluation import evaluate
-from paddle_vit.export import add_engine_arguments, prediction_model
 from paddle_vit.runs import load_run
 from paddle_vit.runtime import setup_runtime
 

@@ -4,7 +4,7 @@ import dataclasses
 import sys
 
 from paddle_vit.cli import ArgumentParser, run
-from paddle_vit.export import add_engine_arguments, prediction_model
+from paddle_vit.engines import add_engine_arguments, prediction_model
 from paddle_vit.predict import expand_paths, predict
 from paddle_vit.runs import load_model
 from paddle_vit.runtime import setup_runtime

@@ -6,22 +6,25 @@ import pytest
 from conftest import run_script
 from test_scripts import assert_one_chinese_line
 
-from paddle_vit import UserError, ViT, export
+from paddle_vit import UserError, ViT, engines
 from paddle_vit import runtime as runtime_module
+from paddle_vit.engines import FastModel, compile_model, prediction_model
 from paddle_vit.evaluation import evaluate
-from paddle_vit.export import FastModel, prediction_model
 from paddle_vit.swin import SwinTransformer
 
 CPU = {"device": "cpu", "threads": 1}
 SMALL = dict(image_size=16, patch_size=4, in_channels=3, num_classes=7, embed_dim=24, depth=2, num_heads=3)
-has_openvino = export._fast_model(ViT(**SMALL), "float32", 1)[1] == "OpenVINO"
+has_openvino = engines._fast_model(ViT(**SMALL), "float32", 1)[1] == "OpenVINO"
 has_bfloat16 = bool({"avx512_bf16", "amx_bf16"} & runtime_module._cpu_flags()[1])
 needs_openvino = pytest.mark.skipif(not has_openvino, reason="这个 Paddle 没有编译 OpenVINO")
 
 
 def make_model(**settings):
+    return perturbed(ViT(**{**SMALL, **settings}))
+
+
+def perturbed(model):
     """权重远离初值的模型:初值里偏置是 0、class token 和位置编码很小,错了也看不出来。"""
-    model = ViT(**{**SMALL, **settings})
     for parameter in model.parameters():
         parameter.set_value(parameter + 0.2 * paddle.randn(parameter.shape))
     model.eval()
@@ -60,8 +63,28 @@ def disagreement(model, fast, batch):
 )
 def test_equals_the_eager_model(engine, settings):
     model = make_model(**settings)
-    fast = FastModel(model, engine, threads=1)
+    fast = compile_model(model, engine, threads=1)
     for batch in (5, 1, 2, 5):
+        assert disagreement(model, fast, batch) < 1e-4
+
+
+SWIN = dict(image_size=16, patch_size=2, in_channels=3, num_classes=7, embed_dim=12, depths=(2, 2), num_heads=(1, 2))
+
+
+@pytest.mark.parametrize("engine", [pytest.param("OpenVINO", marks=needs_openvino), "oneDNN"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        dict(window_size=4),  # 8 x 8 个 token,第二层移动窗口,第二级只有一个窗口
+        dict(window_size=3, qkv_bias=False),  # 要补零
+        dict(image_size=(10, 14), window_size=2, depths=(1, 2, 2), num_heads=(3, 2, 6), epsilon=1e-3),  # 奇数的特征图
+        dict(window_size=7, in_channels=1, num_classes=0, qk_scale=0.4),
+    ],
+)
+def test_swin_equals_the_eager_model(engine, settings):
+    model = perturbed(SwinTransformer(**{**SWIN, **settings}))
+    fast = compile_model(model, engine, threads=1)
+    for batch in (3, 1, 4):
         assert disagreement(model, fast, batch) < 1e-4
 
 
@@ -88,13 +111,13 @@ def test_the_engine_is_chosen_by_the_work():
 
 def test_the_fast_model_keeps_its_weights_and_the_mode_of_paddle():
     model = make_model()
-    fast = FastModel(model, "oneDNN", threads=1)
+    fast = compile_model(model, "oneDNN", threads=1)
     assert paddle.in_dynamic_mode()
     images = paddle.randn([2, 3, 16, 16])
     before = fast(images).numpy()
     model.head.bias.set_value(model.head.bias + 1)
     np.testing.assert_array_equal(fast(images).numpy(), before)
-    rebuilt = FastModel(model, "oneDNN", threads=1)(images).numpy()  # 权重换了,重新建的就不同
+    rebuilt = compile_model(model, "oneDNN", threads=1)(images).numpy()  # 权重换了,重新建的就不同
     np.testing.assert_allclose(rebuilt, before + 1, rtol=1e-4, atol=1e-4)
     # 建静态图之后,动态图照样能求梯度,to_static 照样能用
     model.train()
@@ -120,12 +143,6 @@ def test_an_unwritable_directory_falls_back(tmp_path, monkeypatch):
     assert "\n" not in note and "none" in note and "改用" in note
 
 
-def test_swin_falls_back():
-    model = SwinTransformer(16, 4, 3, 7, embed_dim=12, depths=(1, 1), num_heads=(1, 2))
-    same, name, note = prediction_model(model, CPU, 1, "inference")
-    assert same is model and name == "动态图" and "SwinTransformer" in note and "\n" not in note
-
-
 def test_a_changed_model_falls_back():
     """学生改过的模型,静态图并不知道:对答案时会发现。"""
 
@@ -143,21 +160,21 @@ def test_a_changed_model_falls_back():
 
 @needs_openvino
 def test_a_second_engine_is_tried(monkeypatch):
-    create = export._create_predictor
+    create = engines._create_predictor
 
-    def broken(model, engine, precision, threads):
+    def broken(program, weights, engine, precision, threads):
         if engine == "OpenVINO":
             raise RuntimeError("这个 Paddle 没有编译 OpenVINO")
-        return create(model, engine, precision, threads)
+        return create(program, weights, engine, precision, threads)
 
-    monkeypatch.setattr(export, "_create_predictor", broken)
+    monkeypatch.setattr(engines, "_create_predictor", broken)
     assert prediction_model(make_model(), CPU, 1, "inference")[1:] == ("oneDNN float32", None)
 
 
 @needs_openvino
 def test_a_failed_batch_is_an_error_and_not_the_batch_before(capfd):
     model = make_model()
-    fast = FastModel(model, threads=1)
+    fast = compile_model(model, threads=1)
     fast(paddle.randn([2, 3, 16, 16]))
     with pytest.raises(UserError, match="16"):
         fast(paddle.randn([2, 3, 16, 20]))
@@ -185,7 +202,7 @@ def test_evaluate_takes_the_fast_model():
 
     data = load_data(Config())
     model = make_model(image_size=8, in_channels=1, num_classes=10)
-    fast = FastModel(model, "oneDNN", threads=1)
+    fast = compile_model(model, "oneDNN", threads=1)
     expected = evaluate(model, data.test, data.info, 100)  # 360 张,最后一批 60 张
     found = evaluate(fast, data.test, data.info, 100)
     np.testing.assert_array_equal(found.classes[:, 0], expected.classes[:, 0])

@@ -1,0 +1,187 @@
+"""推理引擎(inference engine):在 CPU 上快速执行静态图,也就是快速预测。
+
+引擎是 Paddle Inference 的两个,依次试:OpenVINO(Paddle 的 Linux x86 安装包自带)和 oneDNN(只用 float32)。
+建好之后先与动态图对一次答案,不一致就不用。写图不到一秒,所以每次用时现写,不留文件:权重换了也不会用到旧图。
+"""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import paddle
+from paddle import nn
+
+from . import runtime
+from .errors import UserError
+from .static_graph import save_weights, with_ticket, write_model
+
+__all__ = ["FastModel", "add_engine_arguments", "compile_model", "prediction_model"]
+
+TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}  # 与动态图之差的上限,相对于最大的 |logit|
+WORTH_IMAGES = 500  # engine='auto' 时,图片少于这个数就不建静态图:建图的时间比省下的多
+# 别的版本的 Paddle 缺少某个接口、引擎不支持某个算子、学生改过模型,都会是这几种异常
+_FAILURES = (AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError)
+
+
+def _create_predictor(program, weights, engine, precision, threads):
+    """让推理引擎读进静态图;它要的文件只在这期间存在于临时目录。"""
+    from paddle import inference
+
+    with tempfile.TemporaryDirectory(prefix="paddle_vit-") as directory:
+        path = Path(directory, "model.pdmodel")
+        path.write_bytes(program)
+        beside = path.with_suffix(".pdiparams")  # OpenVINO 要权重在旁边,名字相同
+        try:
+            beside.symlink_to(Path(weights).resolve())
+        except OSError:  # Windows 上多半没有权限
+            shutil.copyfile(weights, beside)
+        config = inference.Config(str(path), str(beside))
+        config.set_optim_cache_dir(directory)  # 否则 OpenVINO 在当前目录里留下 __cache__
+        config.disable_gpu()
+        config.disable_glog_info()
+        if threads:
+            config.set_cpu_math_library_num_threads(threads)
+        if engine == "OpenVINO":
+            types = {"float32": inference.PrecisionType.Float32, "bfloat16": inference.PrecisionType.Bfloat16}
+            config.enable_openvino_engine(types[precision])
+            if not config.openvino_engine_enabled():
+                raise RuntimeError("这个 Paddle 没有编译 OpenVINO")
+        else:
+            config.enable_onednn()
+            if not config.onednn_enabled():
+                raise RuntimeError("这个 Paddle 没有编译 oneDNN")
+        return inference.create_predictor(config)
+
+
+class FastModel(nn.Layer):
+    """用推理引擎执行的静态图,调用方式与原来的模型相同:Tensor [B, C, H, W] -> logits Tensor [B, K],B 随意。
+
+    只能预测,不能训练;不能几个线程同时用同一个(``Predictor`` 可以)。
+
+    Args:
+        program (bytes): 静态图,.pdmodel 的内容。
+        weights (str | Path): 它的权重,.pdiparams 文件;建好以后不再读。
+        engine (str): ``'OpenVINO'`` 或 ``'oneDNN'``。
+        precision (str): ``'float32'``;``'bfloat16'`` 只用于 OpenVINO。
+        threads (int | None): CPU 线程数;``None`` 由引擎决定。
+    """
+
+    def __init__(self, program, weights, engine="OpenVINO", precision="float32", threads=None):
+        super().__init__()
+        program, shape = with_ticket(program)
+        self.input_shape = tuple(shape[1:])
+        self._predictor = _create_predictor(program, weights, engine, precision, threads)
+        self._inputs = [self._predictor.get_input_handle(name) for name in self._predictor.get_input_names()]
+        self._outputs = [self._predictor.get_output_handle(name) for name in self._predictor.get_output_names()]
+        self._batches = 0
+        self.eval()
+
+    def forward(self, images):
+        if tuple(images.shape[1:]) != self.input_shape:
+            raise UserError(
+                f"输入图像的形状是 {list(images.shape)},应为 [B, {', '.join(map(str, self.input_shape))}];请缩放图像。"
+            )
+        # OpenVINO 出错时 Paddle 只打印,不抛异常,还留着上一批的输出;所以每批带一个编号,核对它是否原样回来
+        self._batches = self._batches % 1_000_000 + 1
+        for handle, value in zip(self._inputs, (images.numpy(), np.array([self._batches], "float32"))):
+            handle.reshape(value.shape)
+            handle.copy_from_cpu(value)
+        self._predictor.run()
+        logits, ticket = (handle.copy_to_cpu() for handle in self._outputs)
+        if len(logits) != len(images) or ticket[0] != self._batches:
+            raise UserError("推理引擎没有算完这一批(多半是内存不够):请减小批的大小,或用 --engine eager。")
+        return paddle.to_tensor(logits)
+
+
+def compile_model(model, engine="OpenVINO", precision="float32", threads=None):
+    """把模型按现在的权重写成静态图,交给推理引擎;之后再改模型,对结果没有影响。
+
+    Args:
+        model (ViT | SwinTransformer): 模型,按评估状态(没有随机失活)执行。
+        engine (str), precision (str), threads (int | None): 见 ``FastModel``。
+
+    Returns:
+        FastModel
+    """
+    program, constants = write_model(model)
+    with tempfile.TemporaryDirectory(prefix="paddle_vit-") as directory:
+        weights = Path(directory, "weights.pdiparams")
+        save_weights(constants, weights)
+        return FastModel(program, weights, engine, precision, threads)
+
+
+@paddle.no_grad()
+def _disagreement(model, fast):
+    """两个模型在几张随机图像上的差,相对于最大的 |logit|;两种批的大小。"""
+    images = np.random.default_rng(0).standard_normal((3, *fast.input_shape)).astype("float32")
+    model.eval()
+    expected = model(paddle.to_tensor(images)).numpy()
+    found = np.concatenate([fast(paddle.to_tensor(part)).numpy() for part in (images[:1], images[1:])])
+    return float(np.abs(found - expected).max() / max(np.abs(expected).max(), 1e-6))
+
+
+def _fast_model(model, precision, threads):
+    """依次试各个引擎,返回 (FastModel, 引擎的名字);都不行时返回 (None, 原因)。"""
+    reasons = []
+    for engine in ("OpenVINO", "oneDNN") if precision == "float32" else ("OpenVINO",):
+        try:
+            fast = compile_model(model, engine, precision, threads)
+            error = _disagreement(model, fast)
+        except _FAILURES as failure:
+            lines = str(failure).strip().splitlines() or [type(failure).__name__]
+            reasons.append(f"{engine}:{lines[0][:200]}")
+            continue
+        if error <= TOLERANCE[precision]:
+            return fast, engine
+        reasons.append(f"{engine}:与动态图相差 {error:.1e},上限 {TOLERANCE[precision]:.0e}")
+    return None, ";".join(reasons)
+
+
+def prediction_model(model, settings, images, engine="auto", precision="float32"):
+    """为预测选一个模型:能用、也值得用推理引擎时是 ``FastModel``,否则就是原来的模型。
+
+    Args:
+        model (ViT | SwinTransformer): 装好权重的模型。
+        settings (dict): ``setup_runtime`` 的结果,用到 ``device`` 和 ``threads``。
+        images (int): 要预测多少张;``engine='auto'`` 用它判断值不值得。
+        engine (str): ``'auto'``、``'inference'``(推理引擎)或 ``'eager'``(动态图)。
+        precision (str): ``'float32'`` 或 ``'bfloat16'``;后者快一半以上,logits 约有百分之一的误差,要 CPU 支持。
+
+    Returns:
+        tuple: (模型, 引擎的名字, 说明);想用推理引擎而没能用上时,说明是一行中文,否则是 ``None``。
+
+    Raises:
+        UserError: 要求 bfloat16,而设备、引擎或 CPU 不支持。
+    """
+    if precision == "bfloat16":
+        if settings["device"] == "gpu" or engine == "eager":
+            raise UserError("--precision bfloat16 只用于 CPU 上的推理引擎:请加 --device cpu,并去掉 --engine eager。")
+        if not {"avx512_bf16", "amx_bf16"} & runtime._cpu_flags()[1]:
+            raise UserError("这个 CPU 没有 bfloat16 指令(avx512_bf16 或 amx_bf16):请用 --precision float32。")
+        engine = "inference"
+    if engine == "eager" or (engine == "auto" and (images < WORTH_IMAGES or settings["device"] == "gpu")):
+        return model, "动态图", None
+    if settings["device"] == "gpu":
+        return model, "动态图", "推理引擎只用于 CPU,改用动态图。"
+    fast, text = _fast_model(model, precision, settings["threads"])
+    if fast is None:
+        return model, "动态图", f"推理引擎用不上,改用 float32 动态图({text})。"
+    return fast, f"{text} {precision}", None
+
+
+def add_engine_arguments(parser):
+    """给脚本加上 ``--engine`` 和 ``--precision``,含义见 ``prediction_model``。"""
+    parser.add_argument(
+        "--engine",
+        choices=("auto", "inference", "eager"),
+        default="auto",
+        help="inference 静态图推理引擎(只用于 CPU),eager 动态图;\n"
+        f"auto(默认)在 CPU 上有 {WORTH_IMAGES} 张以上时用推理引擎,张数少时建静态图不合算",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="数值类型(默认 float32);bfloat16 更快,误差约百分之一,要 CPU 有 bfloat16 指令,且只用推理引擎",
+    )
