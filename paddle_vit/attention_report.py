@@ -27,7 +27,7 @@ from .augment import normalize, resize_and_center_crop
 from .checkpoint import atomic_write
 from .data import check_same_data, evaluation_batches, load_data, read_image, varied_indices
 from .errors import UserError
-from .predict import expand_paths
+from .predictor import expand_paths
 from .runs import build_model
 from .runtime import seed_everything
 

@@ -217,10 +217,12 @@ def read_image(path, channels):
             raise UserError(f"{path} 的像素太多({Image.MAX_IMAGE_PIXELS * 2} 以上):请先缩小再用。") from None
         except (OSError, SyntaxError, ValueError, struct.error, EOFError):
             raise UserError(f"{path} 不是图片,或文件不完整:请替换或删除它,然后重新运行。") from None
-        return _to_mode(image, "L" if channels == 1 else "RGB")
+        return convert_image(image, channels)
 
 
-def _to_mode(image, mode):
+def convert_image(image, channels):
+    """Pillow 图像转成灰度(channels=1)或 RGB(3);透明处垫白。"""
+    mode = "L" if channels == 1 else "RGB"
     if image.mode == "I" or image.mode.startswith("I;16"):  # 16 位灰度
         image = Image.fromarray((np.clip(np.asarray(image, "int64"), 0, 65535) // 257).astype("uint8"))
     elif image.mode == "F":  # 浮点灰度:最大值不超过 1 时按 0–1,否则按 0–255

@@ -47,7 +47,7 @@ def _create_predictor(program, weights, engine, precision, threads):
             config.enable_openvino_engine(types[precision])
             if not config.openvino_engine_enabled():
                 raise RuntimeError("这个 Paddle 没有编译 OpenVINO")
-        else:
+        elif engine == "oneDNN":
             config.enable_onednn()
             if not config.onednn_enabled():
                 raise RuntimeError("这个 Paddle 没有编译 oneDNN")
@@ -62,7 +62,7 @@ class FastModel(nn.Layer):
     Args:
         program (bytes): 静态图,.pdmodel 的内容。
         weights (str | Path): 它的权重,.pdiparams 文件;建好以后不再读。
-        engine (str): ``'OpenVINO'`` 或 ``'oneDNN'``。
+        engine (str): ``'OpenVINO'``、``'oneDNN'`` 或 ``'原生'``(Paddle 自己的算子,哪里都有)。
         precision (str): ``'float32'``;``'bfloat16'`` 只用于 OpenVINO。
         threads (int | None): CPU 线程数;``None`` 由引擎决定。
     """

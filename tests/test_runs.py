@@ -12,7 +12,7 @@ from test_scripts import assert_one_chinese_line
 
 from paddle_vit import UserError
 from paddle_vit.checkpoint import read_model, save_model
-from paddle_vit.predict import predict
+from paddle_vit.predictor import Predictor
 from paddle_vit.runs import load_model, load_run
 
 # 像在笔记本里那样训练:没有脚本,一次调用
@@ -21,14 +21,14 @@ import json
 import sys
 from paddle_vit.cli import run
 from paddle_vit.config import parse_config
-from paddle_vit.predict import predict
+from paddle_vit.predictor import Predictor
 from paddle_vit.runs import train
 
 def main():
     options, picture = sys.argv[1:-1], sys.argv[-1]
     trained = train(parse_config(options))
-    [(_, ranking)] = predict(trained, [picture], top=2)
-    print(json.dumps([trained.model.training, trained.summary, ranking]))
+    prediction = Predictor(trained, engine="eager")(picture, top=2)
+    print(json.dumps([trained.model.training, trained.summary, prediction.labels, prediction.probabilities]))
 
 run(main)
 """
@@ -50,11 +50,11 @@ def test_one_call_trains_the_same_model_as_the_script(tiny_run, tmp_path, pictur
     assert done.returncode == 0, done.stderr
     assert_same_end(run, tiny_run)
     assert (run / "best.safetensors").read_bytes() == (tiny_run / "best.safetensors").read_bytes()
-    training, summary, ranking = json.loads(done.stdout.splitlines()[-1])
+    training, summary, labels, probabilities = json.loads(done.stdout.splitlines()[-1])
     assert not training and summary == json.loads((run / "summary.json").read_text(encoding="utf-8"))
-    [(_, expected)] = predict(load_run(tiny_run), [picture], top=2)  # 返回的模型就是以后读回的模型
-    assert [name for name, _ in ranking] == [name for name, _ in expected]
-    np.testing.assert_allclose([p for _, p in ranking], [p for _, p in expected], atol=1e-6)
+    expected = Predictor(tiny_run, engine="eager")(picture, top=2)  # 返回的模型就是以后读回的模型
+    assert tuple(labels) == expected.labels
+    np.testing.assert_allclose(probabilities, expected.probabilities, atol=1e-6)
 
 
 def test_one_call_does_not_start_other_processes(tmp_path):
@@ -80,7 +80,7 @@ def test_a_weight_file_alone_predicts_like_its_run(tiny_run, tmp_path, picture_f
     alone, run = load_model(tmp_path / "alone.safetensors"), load_model(tiny_run)
     assert alone.info == run.info and not alone.model.training
     pictures = sorted((picture_folder / "train" / "猫").iterdir())
-    assert list(predict(alone, pictures)) == list(predict(run, pictures))
+    assert Predictor(alone, "eager")(pictures) == Predictor(run, "eager")(pictures)
     done = run_script("predict", tmp_path / "alone.safetensors", *pictures, check=0)
     assert done.stdout == run_script("predict", tiny_run, *pictures, check=0).stdout
 
@@ -110,4 +110,4 @@ def test_weight_files_that_cannot_predict(tiny_run, tmp_path):
     with pytest.raises(UserError, match="没有"):
         load_model(tmp_path / "none")
     path.write_bytes(b"text")
-    assert_one_chinese_line(run_script("predict", path, "a.png"), "损坏")
+    assert_one_chinese_line(run_script("predict", path, path), "损坏")

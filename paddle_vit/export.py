@@ -1,0 +1,280 @@
+"""导出(export):把训练好的模型变成别的程序能用的几个文件,写完马上读回来,与动态图比一遍答案。
+
+导出的目录里有::
+
+    model.pdmodel  model.pdiparams   静态图和权重,Paddle Inference 用
+    model.onnx                       ONNX,ONNX Runtime 等用
+    description.json                 类别名、怎样预处理、模型和训练的设置、核对的结果
+"""
+
+import contextlib
+import dataclasses
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import paddle
+
+from .augment import normalize
+from .checkpoint import read_json
+from .cli import describe_os_error
+from .config import result_settings
+from .data import check_same_data, load_data, parse_info, read_image, to_input, varied_indices
+from .engines import TOLERANCE, FastModel, prediction_model
+from .errors import UserError
+from .evaluation import evaluate
+from .runs import LoadedRun
+from .static_graph import save_weights, write_model
+
+__all__ = ["compare_precisions", "export_model", "is_export", "load_export", "real_images"]
+
+DESCRIPTION = "description.json"
+FORMAT = "paddle_vit-export"
+COMPARED = 100  # 核对多少张图像
+_FILES = ("model.pdmodel", "model.pdiparams")
+_PATTERN = {"format": str, "data": dict, "files": {None: int}, "probe": [float]}
+_CONVERT = """
+import sys, paddle2onnx
+paddle2onnx.export(*sys.argv[1:], opset_version=17, enable_onnx_checker=True)
+"""
+
+
+def is_export(source):
+    """是不是 ``export_model`` 写的目录。"""
+    return (Path(source) / DESCRIPTION).is_file()
+
+
+def real_images(loaded, patterns=(), data_dir=None, count=COMPARED):
+    """核对用的真实图像:给了就用给的图片,没有给就用测试部分(各类轮流)。
+
+    Args:
+        loaded (LoadedRun | LoadedModel): 模型。
+        patterns (list[Path]): 图片文件。
+        data_dir (str | None): 数据所在的目录;``None`` 用训练时的。
+        count (int): 最多几张。
+
+    Returns:
+        np.ndarray: 模型的输入,float32 [B, C, H, W]。
+
+    Raises:
+        UserError: 没有给图片,而模型不是一个运行;或数据、图片有误。
+    """
+    info = loaded.info
+    if patterns:
+        return to_input([read_image(path, info.channels) for path in patterns[:count]], info)
+    part = _data_of(loaded, data_dir).test
+    (images,) = part.fetch([(varied_indices(part.labels, min(count, len(part))), None)])  # [B, H, W, C]
+    return normalize(images, info.mean, info.std)
+
+
+def _data_of(loaded, data_dir):
+    """一个运行的数据集。"""
+    if not isinstance(loaded, LoadedRun):
+        raise UserError(f"{loaded.source} 不是运行目录,没有测试数据:请用 --images 给几张图片来核对。")
+    config = loaded.config if data_dir is None else dataclasses.replace(loaded.config, data_dir=data_dir)
+    data = load_data(config)
+    check_same_data(loaded.info, data.info, loaded.directory, whole=False)
+    return data
+
+
+def export_model(loaded, output, images, onnx=True):
+    """写出静态图、ONNX 和说明,读回来与动态图核对;核对不上就报错,不留文件。
+
+    Args:
+        loaded (LoadedRun | LoadedModel): 模型,``load_model`` 的结果。
+        output (str | Path): 目标目录;已经有一个导出时换掉它。
+        images (np.ndarray): 核对用的图像,模型的输入 [B, C, H, W],见 ``real_images``。
+        onnx (bool): 要不要 ONNX。
+
+    Returns:
+        dict: 引擎的名字 -> 与动态图的 logits 最大的差。
+
+    Raises:
+        UserError: 目录里已经有别的东西,没有装 paddle2onnx,核对不上,或写不进去。
+    """
+    output = Path(output)
+    if output.exists() and not is_export(output) and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"{output} 已经有了,而且不是导出的目录:请用 --output 换一个目录,或先把它移走。")
+    if onnx and importlib.util.find_spec("paddle2onnx") is None:
+        raise UserError('没有装 paddle2onnx:请先 pip install -e ".[export]",或加 --no-onnx 不要 ONNX。')
+    work = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    try:
+        work.mkdir(parents=True)
+        program, constants = write_model(loaded.model)
+        (work / "model.pdmodel").write_bytes(program)
+        save_weights(constants, work / "model.pdiparams")
+        if onnx:
+            _convert_to_onnx(work)
+        differences = _check(loaded.model, work, images, onnx)
+        description = {**_describe(loaded, differences, len(images)), "files": _checksums(work)}
+        text = json.dumps(description, ensure_ascii=False, indent=1)
+        (work / DESCRIPTION).write_text(f"{text}\n", encoding="utf-8")
+        if output.exists():
+            output.rename(work / "old")
+        work.rename(output)
+        shutil.rmtree(output / "old", ignore_errors=True)
+    except OSError as error:
+        raise UserError(describe_os_error(error, output)) from None
+    finally:
+        if (work / "old").exists() and not output.exists():  # 换到一半
+            (work / "old").rename(output)
+        shutil.rmtree(work, ignore_errors=True)
+    return differences
+
+
+def _convert_to_onnx(directory):
+    """model.pdmodel -> model.onnx;paddle2onnx 遇到不会的算子会让整个进程退出,所以另开一个进程。"""
+    files = [str(directory / f"model.{suffix}") for suffix in ("pdmodel", "pdiparams", "onnx")]
+    done = subprocess.run([sys.executable, "-c", _CONVERT, *files], capture_output=True, text=True, errors="replace")
+    if done.returncode or not Path(files[2]).exists():
+        reasons = [line for line in (done.stdout + done.stderr).splitlines() if "rror" in line]
+        raise UserError(f"paddle2onnx 没有转换成功({(reasons or ['没有说明原因'])[0][:200]}):可以加 --no-onnx。")
+
+
+@paddle.no_grad()
+def _logits(model, images, batch_size=16):
+    """每批 batch_size 张,最后另算一张一批的:[B + 1, K]。"""
+    parts = [images[i : i + batch_size] for i in range(0, len(images), batch_size)] + [images[:1]]
+    return np.concatenate([np.asarray(model(part)) for part in parts])
+
+
+def _check(model, directory, images, onnx):
+    """读回来算一遍,返回 {引擎的名字: 与动态图的 logits 最大的差};差得太多就报错。"""
+    expected = _logits(lambda x: model(paddle.to_tensor(x)).numpy(), images)
+    limit = TOLERANCE["float32"] * max(1.0, float(np.abs(expected).max()))
+    found = {}
+    for engine, fast in _engines(directory, "float32", None):
+        found[f"Paddle Inference({engine})"] = _logits(lambda x, fast=fast: fast(paddle.to_tensor(x)).numpy(), images)
+    if onnx and importlib.util.find_spec("onnxruntime") is not None:
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(str(directory / "model.onnx"), providers=["CPUExecutionProvider"])
+        name = session.get_inputs()[0].name
+        found["ONNX Runtime"] = _logits(lambda x: session.run(None, {name: x})[0], images)
+    if not found:
+        raise UserError("推理引擎读不了写好的静态图,没有留下文件:请检查 Paddle 的版本。")
+    differences = {name: float(np.abs(logits - expected).max()) for name, logits in found.items()}
+    for name, difference in differences.items():
+        if not difference <= limit:
+            raise UserError(
+                f"导出的模型与动态图对不上:{name} 的 logits 相差 {difference:.1e},上限 {limit:.1e};没有留下文件。"
+            )
+    return differences
+
+
+def _engines(directory, precision, threads):
+    """依次给出能用的引擎:(名字, ``FastModel``)。"""
+    program = (directory / "model.pdmodel").read_bytes()
+    for engine in ("OpenVINO", "oneDNN", "原生") if precision == "float32" else ("OpenVINO",):
+        with contextlib.suppress(AttributeError, RuntimeError, ValueError):  # 这个 Paddle 没有编译它,或读不懂文件
+            yield engine, FastModel(program, directory / "model.pdiparams", engine, precision, threads)
+
+
+def _checksums(directory):
+    return {name: zlib.crc32((directory / name).read_bytes()) for name in _FILES}
+
+
+def _probe(info):
+    """固定的一张随机图像 [1, C, H, W]:读回时用它核对引擎。"""
+    shape = (1, info.channels, info.image_size, info.image_size)
+    return np.random.default_rng(0).standard_normal(shape).astype("float32")
+
+
+@paddle.no_grad()
+def _describe(loaded, differences, count):
+    """description.json 的内容。"""
+    info = loaded.info
+    run = isinstance(loaded, LoadedRun)
+    return {
+        "format": FORMAT,
+        "version": 1,
+        "classes": list(info.classes),
+        "preprocess": {
+            "channels": info.channels,
+            "steps": [
+                f"裁出中间的正方形,缩放成 {info.image_size}×{info.image_size}(Pillow 的 BICUBIC)",
+                "除以 255,减 mean,除以 std,每个通道各自的",
+            ],
+            "image_size": info.image_size,
+            "mean": list(info.mean),
+            "std": list(info.std),
+        },
+        "input": {"name": "image", "shape": ["B", info.channels, info.image_size, info.image_size], "dtype": "float32"},
+        "output": {"name": "logits", "shape": ["B", len(info.classes)], "dtype": "float32"},
+        "model": loaded.config.model_arguments(info) if run else {},
+        "recipe": result_settings(loaded.config) if run else {},
+        "summary": loaded.summary if run else None,
+        "checked": {"images": count, "largest_difference_of_logits": differences},
+        "data": dataclasses.asdict(info),
+        "probe": loaded.model(paddle.to_tensor(_probe(info))).numpy()[0].tolist(),
+    }
+
+
+def load_export(directory, precision="float32", threads=None):
+    """读回导出的目录,先用一张固定的图像核对引擎。
+
+    Args:
+        directory (str | Path): ``export_model`` 写的目录。
+        precision (str): ``'float32'`` 或 ``'bfloat16'``(只用于 OpenVINO)。
+        threads (int | None): CPU 线程数。
+
+    Returns:
+        tuple: (``DataInfo``, ``FastModel``, 引擎的名字)。
+
+    Raises:
+        UserError: 文件缺少或损坏,或没有一个引擎算得对。
+    """
+    directory = Path(directory)
+    path = directory / DESCRIPTION
+    advice = "请重新导出"
+    description = read_json(path, _PATTERN, advice)
+    if description["format"] != FORMAT:
+        raise UserError(f"{path} 不是 scripts/export.py 写的:{advice}。")
+    for name in _FILES:
+        if not (directory / name).is_file():
+            raise UserError(f"{directory} 里缺少 {name}:{advice}。")
+    if _checksums(directory) != {name: description["files"].get(name) for name in _FILES}:
+        raise UserError(f"{directory} 里的静态图已损坏(校验和不对):{advice}。")
+    info = parse_info(description["data"], path)
+    expected = np.array(description["probe"], "float32")
+    limit = TOLERANCE[precision] * max(1.0, float(np.abs(expected).max()))
+    probe = paddle.to_tensor(_probe(info))
+    for engine, fast in _engines(directory, precision, threads):
+        logits = fast(probe).numpy()[0]
+        if logits.shape == expected.shape and np.abs(logits - expected).max() <= limit:
+            return info, fast, f"{engine} {precision}"
+    raise UserError(f"{directory} 里的静态图,这台电脑的推理引擎算不对({precision}):{advice}。")
+
+
+def compare_precisions(loaded, settings, data_dir=None):
+    """float32 与 bfloat16 的推理引擎在整个测试部分上各跑一遍。
+
+    Args:
+        loaded (LoadedRun): 运行。
+        settings (dict): ``setup_runtime`` 的结果。
+        data_dir (str | None): 数据所在的目录;``None`` 用训练时的。
+
+    Returns:
+        list[tuple[str, float, float]]: 每种精度的 (名字, top-1, 每秒图像数)。
+
+    Raises:
+        UserError: CPU 或引擎不支持 bfloat16。
+    """
+    part = _data_of(loaded, data_dir).test
+    rows = []
+    for precision in ("float32", "bfloat16"):
+        model, engine, note = prediction_model(loaded.model, settings, len(part), "inference", precision)
+        if note:
+            raise UserError(f"比不了 {precision}:{note}")
+        evaluate(model, part, loaded.info, 128)  # 第一遍热身
+        started = time.perf_counter()
+        result = evaluate(model, part, loaded.info, 128)
+        rows.append((engine, result.top1, len(part) / (time.perf_counter() - started)))
+    return rows

@@ -1,0 +1,42 @@
+"""导出训练好的模型:Paddle Inference 的静态图、ONNX 和说明,写完与动态图核对。"""
+
+from pathlib import Path
+
+from paddle_vit.cli import ArgumentParser, run
+from paddle_vit.export import compare_precisions, export_model, real_images
+from paddle_vit.predictor import expand_paths
+from paddle_vit.runs import load_model
+from paddle_vit.runtime import setup_runtime
+
+
+def main():
+    parser = ArgumentParser("导出训练好的模型:Paddle Inference 的静态图、ONNX 和说明,写完读回来与动态图核对。")
+    parser.add_argument(
+        "model", metavar="MODEL", help="运行目录,如 runs/digits-0101-120000,或一个 .safetensors 权重文件"
+    )
+    parser.add_argument("--output", metavar="DIR", help="写到这个目录(默认:运行目录里的 export)")
+    parser.add_argument(
+        "--images", metavar="IMAGE", nargs="+", default=[], help="用这些图片核对(默认:测试部分的 100 张)"
+    )
+    parser.add_argument("--data-dir", help="数据所在的目录;不给时用训练时的")
+    parser.add_argument("--no-onnx", action="store_true", help="不要 ONNX 文件")
+    parser.add_argument(
+        "--bfloat16", action="store_true", help="另外在整个测试部分上比较 float32 与 bfloat16 的正确率和速度"
+    )
+    args = parser.parse_args()
+
+    settings = setup_runtime("cpu")
+    loaded = load_model(args.model)
+    output = args.output or (Path(args.model) / "export" if Path(args.model).is_dir() else "export")
+    images = real_images(loaded, expand_paths(args.images), args.data_dir)
+    differences = export_model(loaded, output, images, onnx=not args.no_onnx)
+    print(f"写好了 {output}:静态图{'' if args.no_onnx else '、ONNX'} 和 description.json")
+    for engine, difference in differences.items():
+        print(f"  {engine} 与动态图在 {len(images)} 张图像上的 logits 最多差 {difference:.1e}")
+    if args.bfloat16:
+        for engine, top1, speed in compare_precisions(loaded, settings, args.data_dir):
+            print(f"  {engine}:测试 top-1 {top1:.2%},每秒 {speed:.0f} 张")
+
+
+if __name__ == "__main__":
+    run(main)

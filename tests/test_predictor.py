@@ -1,0 +1,118 @@
+import threading
+
+import numpy as np
+import paddle
+import pytest
+from PIL import Image
+from test_export import IMAGES, loaded
+
+from paddle_vit import UserError
+from paddle_vit.data import to_input
+from paddle_vit.export import export_model
+from paddle_vit.predictor import Predictor
+
+RNG = np.random.default_rng(0)
+PICTURES = [Image.fromarray(RNG.integers(0, 256, (20 + i, 17, 3), dtype="uint8")) for i in range(7)]
+
+
+@pytest.fixture(scope="module")
+def source():
+    return loaded("class token")
+
+
+@pytest.fixture(scope="module", params=["eager", "inference", "export"])
+def predictor(request, source, tmp_path_factory):
+    if request.param != "export":
+        return Predictor(source, request.param)
+    directory = tmp_path_factory.mktemp("export") / "out"
+    export_model(source, directory, IMAGES[:2], onnx=False)
+    return Predictor(directory)
+
+
+@paddle.no_grad()
+def expected(source, pictures):
+    logits = source.model(paddle.to_tensor(to_input(pictures, source.info))).numpy().astype("float64")
+    exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return exponents / exponents.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 32])
+def test_probabilities_are_the_softmax_of_the_eager_model(predictor, source, batch_size):
+    found = predictor.probabilities(PICTURES, batch_size=batch_size)
+    np.testing.assert_allclose(found, expected(source, PICTURES), atol=1e-4)
+    assert found.dtype == np.float32 and predictor.probabilities([]).shape == (0, 7)
+
+
+def test_labels_are_sorted(predictor, source):
+    for prediction, row in zip(predictor(PICTURES, top=4), expected(source, PICTURES)):
+        order = np.argsort(-row)[:4]
+        assert prediction.labels == tuple(source.info.classes[k] for k in order)
+        np.testing.assert_allclose(prediction.probabilities, row[order], atol=1e-4)
+        assert (prediction.label, prediction.probability) == (prediction.labels[0], prediction.probabilities[0])
+    assert len(predictor(PICTURES[0], top=100).labels) == 7
+
+
+def test_paths_pictures_and_arrays_are_the_same(predictor, tmp_path):
+    picture = PICTURES[0]
+    picture.save(tmp_path / "a.png")
+    answers = [predictor(one) for one in (picture, np.asarray(picture), tmp_path / "a.png", str(tmp_path / "a.png"))]
+    assert all(answer == answers[0] for answer in answers)
+    for two in (np.stack([np.asarray(picture)] * 2), [picture, str(tmp_path / "a.png")]):
+        for answer in predictor(two):  # 两张一批,舍入不同
+            assert answer.labels == answers[0].labels
+            np.testing.assert_allclose(answer.probabilities, answers[0].probabilities, atol=1e-5)
+    assert list(predictor.each(one for one in [picture])) == [answers[0]]
+    grey = np.asarray(picture.convert("L"))
+    assert predictor(grey) == predictor(grey[..., None]) == predictor(picture.convert("L"))
+    inverted = Image.fromarray(255 - np.asarray(picture))
+    assert predictor(picture, invert=True) == predictor(inverted)
+
+
+@pytest.mark.parametrize(
+    "image, words",
+    [
+        (np.zeros((4, 4), "float32"), "float32"),
+        (np.zeros((4, 4, 2), "uint8"), r"\[4, 4, 2\]"),
+        (np.zeros((0, 4, 3), "uint8"), "没有像素"),
+        (np.zeros(4, "uint8"), r"\[4\]"),
+        ("none.png", "none.png"),
+        (b"bytes", "bytes|类型"),
+        (None, "类型"),
+    ],
+)
+def test_what_is_no_image(predictor, image, words):
+    with pytest.raises(UserError, match=words):
+        predictor([PICTURES[0], image])
+    assert predictor(PICTURES[0]).label in predictor.info.classes  # 之后照样能用
+
+
+@pytest.mark.parametrize("settings, words", [(dict(top=0), "top=0"), (dict(batch_size=0), "batch_size=0")])
+def test_bad_settings(predictor, settings, words):
+    with pytest.raises(UserError, match=words):
+        predictor(PICTURES, **settings)
+
+
+def test_several_threads_use_the_same(predictor, source):
+    right = expected(source, PICTURES)
+    wrong = []
+
+    def work(number):
+        for i in range(20):
+            k = (number + i) % len(PICTURES)
+            found = predictor.probabilities(PICTURES[k : k + 1])
+            if not np.allclose(found, right[k : k + 1], atol=1e-4):
+                wrong.append((number, i))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_an_export_has_no_eager_model(source, tmp_path):
+    export_model(source, tmp_path / "out", IMAGES[:2], onnx=False)
+    with pytest.raises(UserError, match="--engine eager"):
+        Predictor(tmp_path / "out", "eager")
+    assert Predictor(tmp_path / "out").model is None
