@@ -30,6 +30,7 @@ setup(
     extras_require={
         "lessons": ["jupyterlab>=4"],
         "export": EXPORT,
+        "page": ["gradio>=4.44,<7"],
         "test": ["pytest>=8", "ruff>=0.15,<0.18", "scipy", "nbclient>=0.8", "ipykernel>=6.20", SELENIUM],
     },
 )

@@ -25,18 +25,18 @@ from .attention_maps import (
 )
 from .augment import normalize, resize_and_center_crop
 from .checkpoint import atomic_write
-from .data import check_same_data, evaluation_batches, load_data, read_image, varied_indices
+from .data import evaluation_batches, read_image, varied_indices
 from .errors import UserError
 from .predictor import expand_paths
-from .runs import build_model
+from .runs import build_model, load_run_data
 from .runtime import seed_everything
 
 __all__ = [
     "Pictures",
+    "data_to_look_at",
     "draw_attention",
     "figure_mask",
     "figure_ratio",
-    "load_run_data",
     "measure_figure_share",
     "pictures_to_show",
 ]
@@ -61,21 +61,10 @@ class Pictures:
     labels: object = None
 
 
-def load_run_data(loaded, data_dir=None):
-    """载入一个运行的数据集,核对与训练时是否相同。
-
-    Args:
-        loaded (LoadedRun): ``load_run`` 的结果。
-        data_dir (str | None): 数据所在的目录;``None`` 用训练时的。
-
-    Raises:
-        UserError: 数据缺失、损坏,或与训练时不同;模型是 Swin。
-    """
+def data_to_look_at(loaded, data_dir=None):
+    """载入一个运行的数据集,见 ``load_run_data``;看不了的模型(Swin)在读数据之前就报错。"""
     check_no_windows(loaded.model)
-    config = loaded.config if data_dir is None else dataclasses.replace(loaded.config, data_dir=data_dir)
-    data = load_data(config)
-    check_same_data(loaded.info, data.info, loaded.directory, whole=False)
-    return data
+    return load_run_data(loaded, data_dir)
 
 
 def pictures_to_show(loaded, patterns, sample, invert=False, data_dir=None):
@@ -110,7 +99,7 @@ def pictures_to_show(loaded, patterns, sample, invert=False, data_dir=None):
         images = [np.asarray(resize_and_center_crop(image, info.image_size)) for image in images]  # [H, W(, C)]
         images = np.stack(images).reshape(count, info.image_size, info.image_size, -1)  # [B, H, W, C]
         return Pictures([path.stem for path in paths], images)
-    part = load_run_data(loaded, data_dir).val
+    part = data_to_look_at(loaded, data_dir).val
     indices = varied_indices(part.labels, count)
     (images,) = part.fetch([(indices, None)])  # [B, H, W, C]
     return Pictures([f"val{i}" for i in indices], images, [info.classes[k] for k in part.labels[indices]])

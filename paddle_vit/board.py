@@ -2,9 +2,9 @@
 
 import logging
 import os
-import socket
 from pathlib import Path
 
+from .cli import check_port
 from .errors import UserError
 
 __all__ = ["serve"]
@@ -25,14 +25,7 @@ def serve(logdir, host="127.0.0.1", port=8040):
     """
     if not any(Path(logdir).rglob("*vdlrecords*")):
         raise UserError(f"{logdir} 里没有 VisualDL 记录:请先运行 python scripts/train.py,或给出运行所在的目录。")
-    if not 0 < port < 65536:
-        raise UserError(f"--port {port} 不合法:端口应在 1 到 65535 之间。")
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            raise UserError(f"{host}:{port} 不能监听(端口被占用,或地址不是本机的):请用 --port 换一个端口。") from None
+    check_port(host, port)
 
     from visualdl.server.app import ParseArgs, create_app
 

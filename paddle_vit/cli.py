@@ -4,12 +4,13 @@ import argparse
 import difflib
 import errno
 import os
+import socket
 import stat
 import sys
 
 from .errors import UserError
 
-__all__ = ["ArgumentParser", "describe_os_error", "pair_of_numbers", "read_text", "read_yaml", "run"]
+__all__ = ["ArgumentParser", "check_port", "describe_os_error", "pair_of_numbers", "read_text", "read_yaml", "run"]
 
 MAX_TEXT_FILE = 4 << 20  # 字节;两万多个类别名的 config.json 是 1 MB
 MAX_YAML = 128 << 10  # 字节;读一秒钟
@@ -149,6 +150,22 @@ def read_yaml(path):
         mark = getattr(error, "problem_mark", None)
         where = f"第 {mark.line + 1} 行附近" if mark else "内容"
         raise UserError(f"{path} 不是合法的 YAML:{where}有误,请按 名字: 值 一行一个来写,检查缩进和引号。") from None
+
+
+def check_port(host, port):
+    """确认能在这个地址和端口上监听。
+
+    Raises:
+        UserError: 端口不合法、被占用,或地址不是本机的。
+    """
+    if not 0 < port < 65536:
+        raise UserError(f"--port {port} 不合法:端口应在 1 到 65535 之间。")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            raise UserError(f"{host}:{port} 不能监听(端口被占用,或地址不是本机的):请用 --port 换一个端口。") from None
 
 
 def run(main):

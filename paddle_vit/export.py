@@ -26,11 +26,11 @@ from .augment import normalize
 from .checkpoint import read_json
 from .cli import describe_os_error
 from .config import result_settings
-from .data import check_same_data, load_data, parse_info, read_image, to_input, varied_indices
+from .data import parse_info, read_image, to_input, varied_indices
 from .engines import TOLERANCE, FastModel, prediction_model
 from .errors import UserError
 from .evaluation import evaluate
-from .runs import LoadedRun
+from .runs import LoadedRun, load_run_data
 from .static_graph import save_weights, write_model
 
 __all__ = ["compare_precisions", "export_model", "is_export", "load_export", "real_images"]
@@ -78,10 +78,7 @@ def _data_of(loaded, data_dir):
     """一个运行的数据集。"""
     if not isinstance(loaded, LoadedRun):
         raise UserError(f"{loaded.source} 不是运行目录,没有测试数据:请用 --images 给几张图片来核对。")
-    config = loaded.config if data_dir is None else dataclasses.replace(loaded.config, data_dir=data_dir)
-    data = load_data(config)
-    check_same_data(loaded.info, data.info, loaded.directory, whole=False)
-    return data
+    return load_run_data(loaded, data_dir)
 
 
 def export_model(loaded, output, images, onnx=True):

@@ -348,6 +348,25 @@ def load_run(directory):
     return LoadedRun(directory, config, info, model)
 
 
+def load_run_data(loaded, data_dir=None):
+    """载入一个运行的数据集,核对与训练时是否相同。
+
+    Args:
+        loaded (LoadedRun): ``load_run`` 的结果。
+        data_dir (str | Path | None): 数据所在的目录;``None`` 用训练时的。
+
+    Returns:
+        Data
+
+    Raises:
+        UserError: 数据缺失、损坏,或与训练时不同。
+    """
+    config = loaded.config if data_dir is None else dataclasses.replace(loaded.config, data_dir=data_dir)
+    data = load_data(config)
+    check_same_data(loaded.info, data.info, loaded.directory, whole=False)
+    return data
+
+
 @dataclasses.dataclass(frozen=True)
 class LoadedModel:
     """一个可以预测的模型。

@@ -1,14 +1,12 @@
 """评估一个训练好的运行:损失、top-1、top-5 和每一类的正确率。"""
 
-import dataclasses
 import sys
 import time
 
 from paddle_vit.cli import ArgumentParser, run
-from paddle_vit.data import check_same_data, load_data
 from paddle_vit.engines import add_engine_arguments, prediction_model
 from paddle_vit.evaluation import evaluate
-from paddle_vit.runs import load_run
+from paddle_vit.runs import load_run, load_run_data
 from paddle_vit.runtime import setup_runtime
 
 
@@ -23,17 +21,12 @@ def main():
 
     settings = setup_runtime(args.device)
     loaded = load_run(args.run)
-    config = loaded.config
-    if args.data_dir is not None:
-        config = dataclasses.replace(config, data_dir=args.data_dir)
-    data = load_data(config)
-    check_same_data(loaded.info, data.info, args.run, whole=False)
-    part = getattr(data, args.part)
+    part = getattr(load_run_data(loaded, args.data_dir), args.part)
     model, engine, note = prediction_model(loaded.model, settings, len(part), args.engine, args.precision)
     if note:
         print(note, file=sys.stderr)
     started = time.perf_counter()
-    result = evaluate(model, part, loaded.info, config.batch_size)
+    result = evaluate(model, part, loaded.info, loaded.config.batch_size)
     speed = len(part) / (time.perf_counter() - started)
 
     classes = loaded.info.classes

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from paddle_vit.attention_report import draw_attention, load_run_data, measure_figure_share, pictures_to_show
+from paddle_vit.attention_report import data_to_look_at, draw_attention, measure_figure_share, pictures_to_show
 from paddle_vit.cli import ArgumentParser, pair_of_numbers, run
 from paddle_vit.reports import terminal
 from paddle_vit.runs import load_run
@@ -31,7 +31,7 @@ def main():
     setup_runtime(args.device)
     loaded = load_run(args.run)
     if args.measure:
-        tables = measure_figure_share(loaded, load_run_data(loaded, args.data_dir).test)
+        tables = measure_figure_share(loaded, data_to_look_at(loaded, args.data_dir).test)
         print("\n\n".join(map(terminal, tables)))
         return
     pictures = pictures_to_show(loaded, args.images, args.sample, args.invert, args.data_dir)

@@ -12,10 +12,10 @@ from test_scripts import assert_one_chinese_line
 from paddle_vit import UserError
 from paddle_vit.attention_maps import attention_weights, rollout, token_map
 from paddle_vit.attention_report import (
+    data_to_look_at,
     draw_attention,
     figure_mask,
     figure_ratio,
-    load_run_data,
     measure_figure_share,
     otsu_threshold,
     pictures_to_show,
@@ -194,6 +194,6 @@ def test_the_default_run_looks_at_the_digits(default_run):
 def test_swin_is_refused_before_its_data_are_read(tiny_run):
     swin = SwinTransformer(8, 2, 1, 3, embed_dim=8, depths=(1, 1), num_heads=(1, 2))
     loaded = dataclasses.replace(load_run(tiny_run), model=swin)
-    for read in (load_run_data, lambda run: pictures_to_show(run, [], 1)):
+    for read in (data_to_look_at, lambda run: pictures_to_show(run, [], 1)):
         with pytest.raises(UserError, match="小窗口"):
             read(dataclasses.replace(loaded, config=None))
