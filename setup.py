@@ -3,6 +3,7 @@ from setuptools import find_packages, setup
 # 新的 selenium 与 Python 3.9 上能装的其他包冲突,pip 会一直回溯;没有它时看浏览器的测试会跳过
 SELENIUM = "selenium>=4.11; python_version >= '3.10'"
 
+PAGE = "gradio>=6,<7; python_version >= '3.10'"
 EXPORT = ["paddle2onnx==2.1.0", "onnxruntime"]
 
 setup(
@@ -30,7 +31,7 @@ setup(
     extras_require={
         "lessons": ["jupyterlab>=4"],
         "export": EXPORT,
-        "page": ["gradio>=4.44,<7"],
+        "page": [PAGE],
         "test": ["pytest>=8", "ruff>=0.15,<0.18", "scipy", "nbclient>=0.8", "ipykernel>=6.20", SELENIUM],
     },
 )

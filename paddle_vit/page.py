@@ -242,7 +242,7 @@ def create_page(classifier, examples=()):
                         button = gradio.Button("认一认", variant="primary")
             with gradio.Column():
                 bars = gradio.Label(label="最可能的几类", num_top_classes=TOP, elem_id="bars")
-                heat = gradio.Image(label="模型看哪里(注意力展开)", visible=attention, interactive=False)
+                heat = gradio.Image(label="模型看哪里(注意力展开)", visible=attention, elem_id="heat")
         settings = dict(api_visibility="private", concurrency_limit=WORKERS)
         picture.change(look, picture, [bars, heat], **settings)
         if drawable:

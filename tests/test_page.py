@@ -1,0 +1,208 @@
+"""网页和 JSON 接口:真正的服务,真正的浏览器,坏的请求,很多请求。"""
+
+import concurrent.futures
+import http.client
+import io
+import json
+import re
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT, run_script
+from PIL import Image
+from test_board import free_port
+from test_scripts import assert_one_chinese_line
+
+from paddle_vit.predictor import Predictor
+
+pytest.importorskip("gradio", reason='没有装 Gradio:pip install -e ".[page]"')
+
+
+@pytest.fixture(scope="module")
+def server(tiny_run):
+    """真正的服务:(地址, 进程)。"""
+    port = free_port()
+    command = [sys.executable, str(ROOT / "scripts" / "serve.py"), str(tiny_run), "--port", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    line = process.stdout.readline()
+    assert f"127.0.0.1:{port}" in line, process.communicate()
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/api/info", timeout=5)
+            break
+        except OSError:
+            assert time.monotonic() < deadline and process.poll() is None, "服务没有起来"
+            time.sleep(0.1)
+    yield port, process
+    assert process.poll() is None, process.communicate()
+    process.kill()
+    process.wait()
+
+
+def png(image, **options):
+    content = io.BytesIO()
+    image.save(content, "png", **options)
+    return content.getvalue()
+
+
+PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 12), dtype="uint8"))
+
+
+def ask(server, content, timeout=60):
+    """(状态码, 回答)。"""
+    request = urllib.request.Request(f"http://127.0.0.1:{server[0]}/api/predict", content, method="POST")
+    try:
+        with urllib.request.urlopen(request, timeout=timeout) as answer:
+            return answer.status, json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read())
+
+
+def assert_right(server, tiny_run):
+    status, answer = ask(server, png(PICTURE))
+    expected = Predictor(tiny_run, "eager")(PICTURE, top=5)
+    assert status == 200 and answer["label"] == expected.label
+    assert [row["label"] for row in answer["top"]] == list(expected.labels)
+    np.testing.assert_allclose([row["probability"] for row in answer["top"]], expected.probabilities, atol=1e-4)
+
+
+def test_the_endpoint_answers_like_the_predictor(server, tiny_run):
+    assert_right(server, tiny_run)
+    with urllib.request.urlopen(f"http://127.0.0.1:{server[0]}/api/info", timeout=30) as answer:
+        assert json.loads(answer.read())["classes"] == [str(i) for i in range(10)]
+
+
+def png_header(width, height):
+    """一张声明了大小、内容是空的 PNG。"""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    pixels = zlib.compress(bytes(1 << 20))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+BAD = {
+    "text": (lambda: b"hello", 400, "不是图片"),
+    "nothing": (lambda: b"", 400, "没有收到"),
+    "truncated": (lambda: png(PICTURE)[:60], 400, "不是图片"),
+    "100 megapixels": (lambda: png(Image.new("1", (10_000, 10_000))), 400, "像素太多"),
+    "declared 4 gigapixels": (lambda: png_header(65_000, 65_000), 400, "像素太多"),
+    "too many bytes": (lambda: bytes(21 << 20), 413, "20 MB"),
+    "zip": (lambda: b"PK\x03\x04" + bytes(100), 400, "不是图片"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_pictures_are_answered_and_the_next_one_works(server, tiny_run, kind):
+    content, status, words = BAD[kind]
+    started = time.monotonic()
+    found, answer = ask(server, content())
+    assert (found, words in answer["error"]) == (status, True), answer
+    assert time.monotonic() - started < 5
+    assert_right(server, tiny_run)
+
+
+def test_a_cut_connection(server, tiny_run):
+    for content in (png(PICTURE)[:50], b""):
+        with socket.create_connection(("127.0.0.1", server[0])) as connection:
+            connection.sendall(b"POST /api/predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n" + content)
+    assert_right(server, tiny_run)
+
+
+def memory_of(process):
+    """进程占用的内存,MB。"""
+    return int(re.search(r"VmRSS:\s*(\d+)", Path(f"/proc/{process.pid}/status").read_text())[1]) / 1024
+
+
+def ask_many(server, count, clients):
+    """count 个请求,clients 个客户同时;返回每个请求的状态码。"""
+    content = png(PICTURE)
+
+    def client(number):
+        connection = http.client.HTTPConnection("127.0.0.1", server[0], timeout=120)
+        statuses = []
+        for _ in range(number, count, clients):
+            connection.request("POST", "/api/predict", content)
+            answer = connection.getresponse()
+            answer.read()
+            statuses.append(answer.status)
+        connection.close()
+        return statuses
+
+    with concurrent.futures.ThreadPoolExecutor(clients) as pool:
+        return [status for statuses in pool.map(client, range(clients)) for status in statuses]
+
+
+def test_200_requests_at_once(server, tiny_run):
+    assert ask_many(server, 200, 200) == [200] * 200
+    assert_right(server, tiny_run)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="内存从 Linux 的 /proc 读")
+def test_1000_requests_from_50_clients_lose_none_and_leave_the_memory_flat(server):
+    ask_many(server, 300, 50)  # 先热身
+    before = memory_of(server[1])
+    assert ask_many(server, 1000, 50) == [200] * 1000
+    assert memory_of(server[1]) - before < 30
+
+
+def test_a_picture_in_a_browser(server, tiny_run, tmp_path):
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (chromium and driver):
+        pytest.skip("没有 chromium 和 chromium-driver,不能看页面;Debian 上用 apt-get install 安装")
+    pytest.importorskip("selenium", reason="没有 selenium,不能看页面(Python 3.9 上不装)")
+    from selenium import webdriver
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    PICTURE.save(tmp_path / "a.png")
+    (tmp_path / "bad.png").write_text("hello")
+    expected = Predictor(tiny_run, "eager")(PICTURE, top=5)
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    flags = "headless=new no-sandbox disable-gpu disable-quic no-first-run disable-background-networking "
+    flags += f"disable-component-update disable-sync window-size=1300,1000 user-data-dir={tmp_path / 'profile'}"
+    for flag in flags.split():
+        options.add_argument(f"--{flag}")
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=driver))
+    try:
+        browser.get(f"http://127.0.0.1:{server[0]}/")
+        wait = WebDriverWait(browser, 60)
+        chooser = wait.until(lambda page: page.find_element(By.CSS_SELECTOR, "#picture input[type=file]"))
+        chooser.send_keys(str(tmp_path / "bad.png"))
+        wait.until(lambda page: "不是图片" in page.find_element(By.TAG_NAME, "body").text)
+        browser.refresh()
+        chooser = wait.until(lambda page: page.find_element(By.CSS_SELECTOR, "#picture input[type=file]"))
+        chooser.send_keys(str(tmp_path / "a.png"))
+        bars = wait.until(lambda page: "%" in page.find_element(By.ID, "bars").text and page.find_element(By.ID, "bars"))
+        lines = bars.text.split()
+        assert lines[1] == expected.label and lines[2::2][:5] == list(expected.labels)
+        assert lines[3] == f"{expected.probability:.0%}"
+        heat = wait.until(lambda page: page.find_elements(By.CSS_SELECTOR, "#heat img"))
+        assert heat[0].get_property("naturalWidth") >= 280
+        assert "测试部分的例子" in browser.find_element(By.TAG_NAME, "body").text
+    finally:
+        browser.quit()
+
+
+def test_errors(tiny_run, tmp_path):
+    assert_one_chinese_line(run_script("serve", tmp_path / "none"), "none")
+    assert_one_chinese_line(run_script("serve", tiny_run, "--port", "0"), "--port", "0")
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
+        port = busy.getsockname()[1]
+        assert_one_chinese_line(run_script("serve", tiny_run, "--port", port), port)
