@@ -80,6 +80,7 @@ def python_without_packages(tmp_path):
 
 
 @linux_only
+@pytest.mark.slow
 def test_quick_race_writes_everything(tmp_path, python_without_packages):
     output = tmp_path / "race"
     peer = ["--peer-python", python_without_packages]

@@ -133,6 +133,7 @@ def test_settings_that_swin_does_not_have(tmp_path):
 REFERENCE = ROOT / "tests" / "reference" / "cases"
 
 
+@pytest.mark.slow
 def test_foreign_weights_on_ones_own_pictures(picture_folder, tmp_path):
     """Hugging Face 的 DeiT:归一化、epsilon 随权重,类别不同,两个头都重新开始学;得到的文件自己就能预测和微调。"""
     data = ["--dataset", "folder", "--data-dir", picture_folder, "--epochs", "1", "--lr", "1e-12", "--min-lr", "0"]
