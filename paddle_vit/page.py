@@ -238,11 +238,14 @@ def create_page(classifier, examples=()):
                         gradio.Examples(list(examples), picture, label="测试部分的例子")
                 if drawable:
                     with gradio.Tab("写一个数字"):
-                        drawing = gradio.Sketchpad(type="pil", label="用鼠标写", canvas_size=(280, 280), layers=False)
+                        brush = gradio.Brush(default_size=24, colors=["#000000"], color_mode="fixed")
+                        settings = dict(type="pil", brush=brush, canvas_size=(280, 280), layers=False, transforms=())
+                        hint = "先点左边的画笔,再写"
+                        drawing = gradio.Sketchpad(label="用鼠标写", placeholder=hint, elem_id="drawing", **settings)
                         button = gradio.Button("认一认", variant="primary")
             with gradio.Column():
                 bars = gradio.Label(label="最可能的几类", num_top_classes=TOP, elem_id="bars")
-                heat = gradio.Image(label="模型看哪里(注意力展开)", visible=attention, elem_id="heat")
+                heat = gradio.Image(label="模型看哪里(注意力展开)", visible=attention, elem_id="heat", buttons=[])
         settings = dict(api_visibility="private", concurrency_limit=WORKERS)
         picture.change(look, picture, [bars, heat], **settings)
         if drawable:

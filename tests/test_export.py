@@ -63,6 +63,7 @@ np.save("logits.npy", np.concatenate(found))
     np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), expected, atol=1e-4 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_onnx_gives_the_answers_of_the_eager_model(name, tmp_path):
     pytest.importorskip("paddle2onnx", reason="没有装 paddle2onnx")

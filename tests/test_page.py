@@ -23,9 +23,11 @@ from PIL import Image
 from test_board import free_port
 from test_scripts import assert_one_chinese_line
 
+from paddle_vit.page import Classifier
 from paddle_vit.predictor import Predictor
 
 pytest.importorskip("gradio", reason='没有装 Gradio:pip install -e ".[page]"')
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -159,18 +161,13 @@ def test_1000_requests_from_50_clients_lose_none_and_leave_the_memory_flat(serve
     assert memory_of(server[1]) - before < 30
 
 
-def test_a_picture_in_a_browser(server, tiny_run, tmp_path):
+@pytest.fixture
+def browser(server, tmp_path):
+    """打开了网页的 Chromium。"""
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not (chromium and driver):
         pytest.skip("没有 chromium 和 chromium-driver,不能看页面;Debian 上用 apt-get install 安装")
-    pytest.importorskip("selenium", reason="没有 selenium,不能看页面(Python 3.9 上不装)")
-    from selenium import webdriver
-    from selenium.webdriver.common.by import By
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    PICTURE.save(tmp_path / "a.png")
-    (tmp_path / "bad.png").write_text("hello")
-    expected = Predictor(tiny_run, "eager")(PICTURE, top=5)
+    webdriver = pytest.importorskip("selenium.webdriver", reason="没有 selenium,不能看页面(Python 3.9 上不装)")
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
     flags = "headless=new no-sandbox disable-gpu disable-quic no-first-run disable-background-networking "
@@ -178,25 +175,71 @@ def test_a_picture_in_a_browser(server, tiny_run, tmp_path):
     for flag in flags.split():
         options.add_argument(f"--{flag}")
     browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=driver))
-    try:
-        browser.get(f"http://127.0.0.1:{server[0]}/")
-        wait = WebDriverWait(browser, 60)
-        chooser = wait.until(lambda page: page.find_element(By.CSS_SELECTOR, "#picture input[type=file]"))
-        chooser.send_keys(str(tmp_path / "bad.png"))
-        wait.until(lambda page: "不是图片" in page.find_element(By.TAG_NAME, "body").text)
-        browser.refresh()
-        chooser = wait.until(lambda page: page.find_element(By.CSS_SELECTOR, "#picture input[type=file]"))
-        chooser.send_keys(str(tmp_path / "a.png"))
-        bars = browser.find_element(By.ID, "bars")
-        wait.until(lambda page: "%" in bars.text)
-        lines = bars.text.split()
-        assert lines[1] == expected.label and lines[2::2][:5] == list(expected.labels)
-        assert lines[3] == f"{expected.probability:.0%}"
-        heat = wait.until(lambda page: page.find_elements(By.CSS_SELECTOR, "#heat img"))
-        assert heat[0].get_property("naturalWidth") >= 280
-        assert "测试部分的例子" in browser.find_element(By.TAG_NAME, "body").text
-    finally:
-        browser.quit()
+    browser.implicitly_wait(60)  # 找不到就等
+    browser.get(f"http://127.0.0.1:{server[0]}/")
+    yield browser
+    browser.quit()
+
+
+def wait(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def find(browser, selector):
+    return browser.find_element("css selector", selector)
+
+
+def test_a_picture_in_a_browser(browser, tiny_run, tmp_path):
+    PICTURE.save(tmp_path / "a.png")
+    (tmp_path / "bad.png").write_text("hello")
+    find(browser, "#picture input[type=file]").send_keys(str(tmp_path / "bad.png"))
+    wait(lambda: "不是图片" in find(browser, "body").text)
+    browser.refresh()
+    find(browser, "#picture input[type=file]").send_keys(str(tmp_path / "a.png"))
+    wait(lambda: "%" in find(browser, "#bars").text)
+    expected = Predictor(tiny_run, "eager")(PICTURE, top=5)
+    words = find(browser, "#bars").text.split()  # 标题,最可能的,然后是五行 类别 概率
+    assert words[1] == expected.label and words[2::2] == list(expected.labels)
+    assert words[3] == f"{expected.probability:.0%}"
+    assert find(browser, "#heat img").get_property("naturalWidth") >= 280
+    assert "测试部分的例子" in find(browser, "body").text
+
+
+def test_a_digit_drawn_in_a_browser(browser):
+    """没有写时有提示;画一笔,就有五类和注意力图。"""
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    tab = next(tab for tab in browser.find_elements("css selector", "button[role=tab]") if tab.text == "写一个数字")
+    tab.click()
+    find(browser, "#drawing button[title=Brush]")
+    button = next(button for button in browser.find_elements("css selector", "button") if button.text == "认一认")
+    button.click()
+    wait(lambda: "还没有写字" in find(browser, "body").text)
+    find(browser, "#drawing button[title=Brush]").click()
+    stroke = ActionChains(browser).move_to_element_with_offset(find(browser, "#drawing canvas"), 0, -90)
+    stroke = stroke.click_and_hold()
+    for _ in range(9):
+        stroke = stroke.move_by_offset(0, 20)
+    stroke.release().perform()
+    time.sleep(1)  # 画布过一会儿才交出内容
+    button.click()
+    wait(lambda: "%" in find(browser, "#bars").text)
+    words = find(browser, "#bars").text.split()
+    assert len(set(words[2::2]) & set("0123456789")) == 5
+    assert find(browser, "#heat img").get_property("naturalWidth") >= 280
+
+
+def test_a_drawing_is_inverted(tiny_run):
+    """纸是白的、透明的,数据里是黑底白字。"""
+    ink = np.zeros((28, 28, 4), "uint8")
+    ink[4:24, 12:16, 3] = 255  # 黑色的笔画,别处透明
+    classifier = Classifier(Predictor(tiny_run, "eager"))
+    found, image = classifier.classify(png(Image.fromarray(ink)), invert=True)
+    np.testing.assert_array_equal(np.asarray(image), ink[..., 3])
+    assert found == classifier.predictor(ink[..., 3], top=5)
 
 
 def test_errors(tiny_run, tmp_path):

@@ -15,7 +15,7 @@ def blocks(name, language):
 
 @pytest.mark.parametrize("name", READMES)
 def test_python_examples_run_and_state_their_shapes(name):
-    layers, runtime = blocks(name, "python")
+    layers, *others = blocks(name, "python")
     values = {}
     for line in layers.splitlines():
         exec(line, values)
@@ -23,7 +23,8 @@ def test_python_examples_run_and_state_their_shapes(name):
             result = values[line.split("=")[0].split(",")[0].strip()]
             assert str(list(result.shape)) in line, line
     assert values["model"].head.weight.shape == [768, 1000]
-    compile(runtime, name, "exec")
+    for program in others:
+        compile(program, name, "exec")
 
 
 @pytest.mark.parametrize("name", READMES)
