@@ -40,6 +40,7 @@ __all__ = [
     "Mlp",
     "MultiHeadAttention",
     "PatchEmbedding",
+    "Predictor",
     "SwinTransformer",
     "UserError",
     "ViT",
@@ -53,6 +54,16 @@ __all__ = [
     "sincos_position_embedding",
     "sincos_position_embedding_1d",
 ]
+
+
+def __getattr__(name):
+    """``Predictor`` 用到时才导入:它要读设置和数据的那些模块,而导入各层要轻。"""
+    if name == "Predictor":
+        from .predictor import Predictor
+
+        return Predictor
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 # 导入 Paddle 时打印的别的话照样显示
 sys.stderr.writelines(line for line in _complaints.getvalue().splitlines(True) if "OMP_NUM_THREADS" not in line)

@@ -6,10 +6,9 @@ import pytest
 from PIL import Image
 from test_export import IMAGES, loaded
 
-from paddle_vit import UserError
+from paddle_vit import Predictor, UserError
 from paddle_vit.data import to_input
 from paddle_vit.export import export_model
-from paddle_vit.predictor import Predictor
 
 RNG = np.random.default_rng(0)
 PICTURES = [Image.fromarray(RNG.integers(0, 256, (20 + i, 17, 3), dtype="uint8")) for i in range(7)]
