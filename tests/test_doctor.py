@@ -609,6 +609,7 @@ def test_gradients_and_changes_are_those_of_the_step(tmp_path):
         assert record["parameters"][name]["grad"] > 0
 
 
+@pytest.mark.slow
 def test_several_processes_write_one_record(tmp_path):
     run_script("train", *TINY, "--processes", 2, "--batch-size", 64, "--output", tmp_path / "run", check=0)
     record = json.loads((tmp_path / "run" / "health.json").read_text(encoding="utf-8"))

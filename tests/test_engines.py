@@ -209,6 +209,7 @@ def test_evaluate_takes_the_fast_model():
     np.testing.assert_allclose(found.losses, expected.losses, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_scripts(tiny_run, tmp_path):
     eager = run_script("evaluate", tiny_run, "--engine", "eager", check=0)
     fast = run_script("evaluate", tiny_run, "--engine", "inference", check=0)

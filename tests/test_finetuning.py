@@ -306,6 +306,7 @@ def test_bad_classes(classes):
         load_data(make_config({"classes": classes}))
 
 
+@pytest.mark.slow
 def test_few_shot_fine_tuning_from_other_classes(tmp_path):
     args = ["--batch-size", "64", "--epochs", "1", "--attention-images", "0"]
     first, second = tmp_path / "first", tmp_path / "second"

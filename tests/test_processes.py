@@ -136,6 +136,7 @@ def test_companions_go_when_the_first_process_is_killed(tmp_path):
     wait_until_gone(others)
 
 
+@pytest.mark.slow
 def test_an_error_of_all_processes_is_told_once(tmp_path):
     done = run_script("train", *SETTINGS, "--processes", "2", "--lr", "1e30", "--clip-grad", "0", "--warmup-epochs",
                       "0", "--output", tmp_path / "run", check=2)  # fmt: skip

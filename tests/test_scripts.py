@@ -276,11 +276,12 @@ def test_predict(tiny_run, tmp_path):
     (tmp_path / "text.png").write_text("x", encoding="utf-8")
     assert_one_chinese_line(run_script("predict", tiny_run, tmp_path / "text.png"), "text.png")
     assert_one_chinese_line(run_script("predict", tiny_run, tmp_path / "no*.png"), "no*.png")
-    assert_one_chinese_line(run_script("predict", tiny_run, tmp_path / "3.png", "--top", "0"), "--top")
+    assert_one_chinese_line(run_script("predict", tiny_run, tmp_path / "3.png", "--top", "0"), "top=0")
     assert_one_chinese_line(run_script("predict", tiny_run, tmp_path / "3.png", "--top", "x"), "--top", "x")
     assert_one_chinese_line(run_script("predict", tiny_run), "IMAGE")
 
 
+@pytest.mark.slow
 def test_own_pictures_from_training_to_prediction(picture_folder, tmp_path):
     run = tmp_path / "run"
     args = (
@@ -311,9 +312,8 @@ FAMILIES = {
 }
 
 
-@pytest.mark.parametrize(
-    "name", [name if name == "swin" else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
 def test_other_models_train_and_are_drawn_examined_and_predicted_with(name, tmp_path):
     run = tmp_path / "run"
     run_script(
