@@ -1,4 +1,5 @@
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -68,3 +69,21 @@ def picture_folder(tmp_path):
             suffix = "tif" if mode == "CMYK" else "png"
             Image.fromarray(pixels).convert(mode).save(directory / f"{i}.{suffix}")
     return tmp_path / "pictures"
+
+
+@pytest.fixture
+def chromium(tmp_path):
+    """真正的浏览器,没有窗口;没有装就跳过。"""
+    program, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (program and driver):
+        pytest.skip("没有 chromium 和 chromium-driver,不能看页面;Debian 上用 apt-get install 安装")
+    webdriver = pytest.importorskip("selenium.webdriver", reason="没有 selenium,不能看页面(Python 3.9 上不装)")
+    options = webdriver.ChromeOptions()
+    options.binary_location = program
+    flags = "headless=new no-sandbox disable-gpu disable-quic no-first-run disable-background-networking "
+    flags += f"disable-component-update disable-sync window-size=1400,1000 user-data-dir={tmp_path / 'profile'}"
+    for flag in flags.split():
+        options.add_argument(f"--{flag}")
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=driver))
+    yield browser
+    browser.quit()

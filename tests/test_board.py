@@ -1,5 +1,4 @@
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -55,41 +54,25 @@ def test_the_server_knows_the_run_and_its_curves(board, tiny_run):
     assert [item[1] for item in values] == [1, 2]
 
 
-def test_the_loss_chart_is_drawn_in_a_browser(board, tmp_path):
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not (chromium and driver):
-        pytest.skip("没有 chromium 和 chromium-driver,不能看页面;Debian 上用 apt-get install 安装")
-    pytest.importorskip("selenium", reason="没有 selenium,不能看页面(Python 3.9 上不装)")
-    from selenium import webdriver
-    from selenium.webdriver.common.by import By
+def test_the_loss_chart_is_drawn_in_a_browser(board, chromium):
     from selenium.webdriver.support.ui import WebDriverWait
 
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    flags = "headless=new no-sandbox disable-gpu disable-quic no-first-run disable-background-networking "
-    flags += f"disable-component-update disable-sync window-size=1400,1000 user-data-dir={tmp_path / 'profile'}"
-    for flag in flags.split():
-        options.add_argument(f"--{flag}")
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=driver))
-    try:
-        browser.get(f"{board}/app/scalar")
-        # 第一组图表(loss)默认展开;图画在 canvas 上,数里面不是白色的像素
-        count = """
-            return [...document.querySelectorAll('canvas')].map(canvas => {
-              const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
-              let colored = 0;
-              for (let i = 0; i < data.length; i += 4)
-                if (data[i + 3] > 0 && Math.max(data[i], data[i + 1], data[i + 2])
-                    - Math.min(data[i], data[i + 1], data[i + 2]) > 60) colored++;
-              return colored;
-            })"""
-        charts = 3  # loss/train_step、loss/train、loss/val;标题也画在图里
-        WebDriverWait(browser, 60).until(lambda page: sum(n > 50 for n in page.execute_script(count)) == charts)
-        text = browser.find_element(By.TAG_NAME, "body").text
-        assert f"loss\n{charts}" in text
-        assert "标量数据" in text  # 界面是中文
-    finally:
-        browser.quit()
+    chromium.get(f"{board}/app/scalar")
+    # 第一组图表(loss)默认展开;图画在 canvas 上,数里面不是白色的像素
+    count = """
+        return [...document.querySelectorAll('canvas')].map(canvas => {
+          const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+          let colored = 0;
+          for (let i = 0; i < data.length; i += 4)
+            if (data[i + 3] > 0 && Math.max(data[i], data[i + 1], data[i + 2])
+                - Math.min(data[i], data[i + 1], data[i + 2]) > 60) colored++;
+          return colored;
+        })"""
+    charts = 3  # loss/train_step、loss/train、loss/val;标题也画在图里
+    WebDriverWait(chromium, 60).until(lambda page: sum(n > 50 for n in page.execute_script(count)) == charts)
+    text = chromium.find_element("tag name", "body").text
+    assert f"loss\n{charts}" in text
+    assert "标量数据" in text  # 界面是中文
 
 
 def test_errors(tmp_path, tiny_run):

@@ -5,7 +5,6 @@ import http.client
 import io
 import json
 import re
-import shutil
 import socket
 import struct
 import subprocess
@@ -162,23 +161,11 @@ def test_1000_requests_from_50_clients_lose_none_and_leave_the_memory_flat(serve
 
 
 @pytest.fixture
-def browser(server, tmp_path):
+def browser(server, chromium):
     """打开了网页的 Chromium。"""
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not (chromium and driver):
-        pytest.skip("没有 chromium 和 chromium-driver,不能看页面;Debian 上用 apt-get install 安装")
-    webdriver = pytest.importorskip("selenium.webdriver", reason="没有 selenium,不能看页面(Python 3.9 上不装)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    flags = "headless=new no-sandbox disable-gpu disable-quic no-first-run disable-background-networking "
-    flags += f"disable-component-update disable-sync window-size=1300,1000 user-data-dir={tmp_path / 'profile'}"
-    for flag in flags.split():
-        options.add_argument(f"--{flag}")
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=driver))
-    browser.implicitly_wait(60)  # 找不到就等
-    browser.get(f"http://127.0.0.1:{server[0]}/")
-    yield browser
-    browser.quit()
+    chromium.implicitly_wait(60)  # 找不到就等
+    chromium.get(f"http://127.0.0.1:{server[0]}/")
+    return chromium
 
 
 def wait(condition):
