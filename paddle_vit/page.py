@@ -15,7 +15,7 @@ from .augment import resize_and_center_crop
 from .cli import check_port
 from .data import read_image, to_input, varied_indices
 from .errors import UserError
-from .runs import load_run, load_run_data
+from .runs import LoadedRun, load_run_data
 
 __all__ = ["Classifier", "create_app", "create_page", "examples_of", "serve"]
 
@@ -100,11 +100,11 @@ class Classifier:
         return overlay(pixels, maps, min_side=VISIBLE)[0]
 
 
-def examples_of(source, directory, data_dir=None, count=10):
+def examples_of(loaded, directory, data_dir=None, count=10):
     """一个运行的测试部分里的几张(各类轮流),存成 PNG,作网页上的例子。
 
     Args:
-        source (str | Path): 运行目录;别的(导出的目录、权重文件)没有数据,也就没有例子。
+        loaded (LoadedRun | LoadedModel | None): 见 ``Predictor``;不是运行的没有数据,也就没有例子。
         directory (str | Path): 存到哪里。
         data_dir (str | None): 数据所在的目录;``None`` 用训练时的,读不到就没有例子。
         count (int): 几张。
@@ -115,10 +115,10 @@ def examples_of(source, directory, data_dir=None, count=10):
     Raises:
         UserError: 给了 data_dir,而里面没有数据。
     """
-    if not (Path(source) / "config.yaml").exists():
+    if not isinstance(loaded, LoadedRun):
         return []
     try:
-        part = load_run_data(load_run(source), data_dir).test
+        part = load_run_data(loaded, data_dir).test
     except UserError:
         if data_dir is not None:
             raise

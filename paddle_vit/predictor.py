@@ -94,6 +94,7 @@ class Predictor:
         info (DataInfo): 类别名、通道数、图像边长、均值和标准差。
         engine (str): 实际用的引擎。
         note (str | None): 想用推理引擎而没能用上时的原因,一行中文。
+        loaded (LoadedRun | LoadedModel | None): 读进来的运行或权重文件;导出的目录没有,是 ``None``。
         model (nn.Layer | None): 动态图的模型;导出的目录里没有,是 ``None``。
 
     Raises:
@@ -107,10 +108,10 @@ class Predictor:
                 if engine == "eager":
                     raise UserError(f"{source} 是导出的静态图,没有动态图:请去掉 --engine eager,或给出原来的运行目录。")
                 self.info, self._run, self.engine = load_export(source, precision, threads)
-                self.model = self.note = None
+                self.loaded = self.model = self.note = None
                 return
-            loaded = load_model(source) if isinstance(source, (str, Path)) else source
-            self.info, self.model = loaded.info, loaded.model
+            self.loaded = load_model(source) if isinstance(source, (str, Path)) else source
+            self.info, self.model = self.loaded.info, self.loaded.model
             self.model.eval()
             settings = {"device": paddle.get_device().split(":")[0], "threads": threads}
             count = WORTH_IMAGES if images is None else images

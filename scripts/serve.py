@@ -28,7 +28,7 @@ def main():
     if predictor.note:
         print(predictor.note, file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="paddle_vit-") as directory:
-        examples = examples_of(args.model, directory, args.data_dir)
+        examples = examples_of(predictor.loaded, directory, args.data_dir)
         serve(Classifier(predictor, args.invert), examples, args.host, args.port)
 
 
