@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from .attention_maps import attention_weights, has_windows, overlay, rollout, token_map
+from .attention_maps import has_windows, overlay, rollout, token_map
 from .augment import resize_and_center_crop
 from .cli import check_port
-from .data import read_image, to_input, varied_indices
+from .data import read_image, varied_indices
 from .errors import UserError
 from .runs import LoadedRun, load_run_data
 
@@ -39,7 +39,6 @@ class Classifier:
     def __init__(self, predictor, invert=False):
         self.predictor, self.invert = predictor, invert
         self._places = threading.BoundedSemaphore(WORKERS)
-        self._drawing = threading.Lock()
 
     def open(self, source, name):
         """读一张图片;source 是路径或字节。
@@ -94,9 +93,7 @@ class Classifier:
             return None
         pixels = np.asarray(resize_and_center_crop(image, info.image_size))
         pixels = pixels.reshape(1, info.image_size, info.image_size, -1)  # [1, H, W, C]
-        with self._drawing:  # 记录注意力要在模型上挂钩子
-            weights = attention_weights(model, to_input([image], info))  # [L, 1, h, N, N]
-        maps = token_map(rollout(weights), model)  # [1, 行数, 列数]
+        maps = token_map(rollout(self.predictor.attention([image])), model)  # [1, 行数, 列数]
         return overlay(pixels, maps, min_side=VISIBLE)[0]
 
 
