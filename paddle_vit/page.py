@@ -25,6 +25,8 @@ WORKERS = 2  # 同时处理几张:内存最多是几张大图
 MAX_WAITING = 256  # 最多多少个请求在等,再多的立刻说忙
 TOP = 5
 VISIBLE = 280  # 注意力图至少画这么大,像素
+NO_IMAGE = "这不是图片,或文件不完整:请换一张。"
+NOT_DRAWN = "还没有写字:请在左边写一个数字。"
 TIMEOUT = 30  # 秒;一个请求的图片要在这么久之内传完
 
 
@@ -40,7 +42,7 @@ class Classifier:
         self.predictor, self.invert = predictor, invert
         self._places = threading.BoundedSemaphore(WORKERS)
 
-    def open(self, source, name):
+    def open(self, source):
         """读一张图片;source 是路径或字节。
 
         Raises:
@@ -52,26 +54,27 @@ class Classifier:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 with Image.open(source) as image:  # 只读文件头
-                    width, height = image.size
+                    (width, height), form = image.size, image.format
         except Image.DecompressionBombError:
             width = height = MAX_PIXELS
         except (OSError, SyntaxError, ValueError, EOFError):
-            raise UserError(f"{name} 不是图片,或文件不完整:请换一张。") from None
+            raise UserError(NO_IMAGE) from None
         if width * height > MAX_PIXELS:
-            raise UserError(f"{name} 的像素太多(超过 {MAX_PIXELS // 10**6} 百万):请先缩小再用。")
+            raise UserError(f"图片的像素太多(超过 {MAX_PIXELS // 10**4} 万):请先缩小再用。")
+        if form == "EPS":  # EPS 是程序,Pillow 会交给 Ghostscript 去执行
+            raise UserError(NO_IMAGE)
         if isinstance(source, io.BytesIO):
             source.seek(0)
         try:
             return read_image(source, self.predictor.info.channels)
         except UserError:
-            raise UserError(f"{name} 不是图片,或文件不完整:请换一张。") from None
+            raise UserError(NO_IMAGE) from None
 
-    def classify(self, source, name="图片", invert=None):
+    def classify(self, source, invert=None):
         """一张图片最可能的几类。
 
         Args:
             source (str | Path | bytes): 图片文件,或它的内容。
-            name (str): 写进提示的名字。
             invert (bool | None): 先反色;``None`` 用构造时的。
 
         Returns:
@@ -81,7 +84,7 @@ class Classifier:
             UserError: 见 ``open``。
         """
         with self._places:
-            image = self.open(source, name)
+            image = self.open(source)
             if self.invert if invert is None else invert:
                 image = ImageOps.invert(image)
             return self.predictor(image, TOP), image
@@ -195,30 +198,33 @@ def create_app(classifier, examples=()):
 
     page = create_page(classifier, examples)
     limits = dict(max_file_size=MAX_BYTES, allowed_paths=sorted({str(Path(path).parent) for path in examples}))
-    return gradio.mount_gradio_app(app, page, "/", footer_links=[], ssr_mode=False, **limits)
+    app = gradio.mount_gradio_app(app, page, "/", footer_links=[], ssr_mode=False, **limits)
+    page.has_launched = True  # 否则 Gradio 不检查路径:别人给出 /etc/passwd,就会复制到能下载的地方
+    return app
 
 
 def create_page(classifier, examples=()):
     """网页(``gradio.Blocks``);参数见 ``create_app``。"""
     import gradio
 
-    def show(source, name, invert=None):
+    def refuse(text):
+        raise gradio.Error(text, title="没有结果", print_exception=False)
+
+    def show(path, drawn=False):
         try:
-            prediction, image = classifier.classify(source, name, invert)
+            prediction, image = classifier.classify(path, invert=True if drawn else None)  # 纸是白的,数据里是黑底白字
         except UserError as error:
-            raise gradio.Error(str(error), print_exception=False) from None
+            refuse(str(error))
+        if drawn and not np.asarray(image).any():
+            refuse(NOT_DRAWN)
         bars = dict(zip(prediction.labels, prediction.probabilities))
         return bars, classifier.attention(image)
 
     def look(path):
-        return ({}, None) if path is None else show(path, "图片")
+        return ({}, None) if path is None else show(path)
 
-    def look_at_drawing(drawing):
-        if drawing is None or drawing["composite"] is None or not np.asarray(drawing["composite"])[..., 3].any():
-            raise gradio.Error("还没有写字:请在左边写一个数字。", print_exception=False)
-        content = io.BytesIO()
-        drawing["composite"].save(content, "png")
-        return show(content.getvalue(), "写的字", invert=True)  # 纸是白的,数据里是黑底白字
+    def look_at_drawing(path):
+        return refuse(NOT_DRAWN) if path is None else show(path, drawn=True)
 
     info = classifier.predictor.info
     drawable = info.name in ("digits", "mnist")
@@ -229,16 +235,18 @@ def create_page(classifier, examples=()):
             with gradio.Column():
                 with gradio.Tab("图片"):
                     picture = gradio.Image(label="放一张图片", sources=["upload", "clipboard"], elem_id="picture")
-                    # Gradio 自己打开图片时,坏图和大图的提示是英文的;只要路径,由 Classifier 限制着打开
-                    picture.preprocess = lambda payload: None if payload is None else payload.path
+                    # Gradio 自己打开图片时不限像素,坏图的提示是英文的;只要路径,由 Classifier 限制着打开
+                    picture.preprocess = lambda payload: payload and payload.path
                     if examples:
                         gradio.Examples(list(examples), picture, label="测试部分的例子")
                 if drawable:
                     with gradio.Tab("写一个数字"):
                         brush = gradio.Brush(default_size=24, colors=["#000000"], color_mode="fixed")
-                        settings = dict(type="pil", brush=brush, canvas_size=(280, 280), layers=False, transforms=())
+                        settings = dict(brush=brush, canvas_size=(280, 280), layers=False, transforms=())
                         hint = "先点左边的画笔,再写"
                         drawing = gradio.Sketchpad(label="用鼠标写", placeholder=hint, elem_id="drawing", **settings)
+                        drawing.preprocess = lambda payload: payload and payload.composite and payload.composite.path
+                        drawing.accept_blobs = None  # 页面用不到;谁都能调用,而且不限大小
                         button = gradio.Button("认一认", variant="primary")
             with gradio.Column():
                 bars = gradio.Label(label="最可能的几类", num_top_classes=TOP, elem_id="bars")

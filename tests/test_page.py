@@ -12,6 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import uuid
 import zlib
 from pathlib import Path
 
@@ -114,6 +115,71 @@ def test_bad_pictures_are_answered_and_the_next_one_works(server, tiny_run, kind
     assert (found, words in answer["error"]) == (status, True), answer
     assert time.monotonic() - started < 5
     assert_right(server, tiny_run)
+
+
+def post(server, path, content, kind="application/json"):
+    request = urllib.request.Request(f"http://127.0.0.1:{server[0]}{path}", content, {"Content-Type": kind})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return json.loads(answer.read())
+
+
+def upload(server, content):
+    """像页面那样先把文件传上去;返回它在服务器上的路径。"""
+    head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+    body = head + content + b"\r\n--x--\r\n"
+    return post(server, "/gradio_api/upload", body, "multipart/form-data; boundary=x")[0]
+
+
+def ask_page(server, name, value):
+    """执行页面上的一个动作;返回 (成没成, 输出或错误)。"""
+    address = f"http://127.0.0.1:{server[0]}"
+    with urllib.request.urlopen(f"{address}/config", timeout=60) as answer:
+        actions = {action["api_name"]: action["id"] for action in json.loads(answer.read())["dependencies"]}
+    session = uuid.uuid4().hex
+    body = {"data": [value], "fn_index": actions[name], "session_hash": session}
+    post(server, "/gradio_api/queue/join", json.dumps(body).encode())
+    with urllib.request.urlopen(f"{address}/gradio_api/queue/data?session_hash={session}", timeout=60) as lines:
+        for line in lines:
+            message = json.loads(line[5:]) if line.startswith(b"data:") else {}
+            if message.get("msg") == "process_completed":
+                return message["success"], message["output"].get("data") or message["output"]["error"]
+
+
+def look(server, path):
+    return ask_page(server, "look", {"path": path, "meta": {"_type": "gradio.FileData"}})
+
+
+def look_at_drawing(server, *paths):
+    composite, *layers = ({"path": path, "meta": {"_type": "gradio.FileData"}} for path in paths)
+    return ask_page(server, "look_at_drawing", {"background": None, "layers": layers, "composite": composite})
+
+
+@pytest.mark.parametrize("action", [look, look_at_drawing])
+@pytest.mark.parametrize("kind", sorted(set(BAD) - {"too many bytes"}))
+def test_bad_pictures_on_the_page(server, tiny_run, kind, action):
+    done, answer = action(server, upload(server, BAD[kind][0]()))
+    assert not done and re.search("不是图片|像素太多", answer)
+    done, (bars, attention) = look(server, upload(server, png(PICTURE)))
+    assert done and bars["label"] == Predictor(tiny_run, "eager")(PICTURE).label and attention["path"]
+
+
+def test_the_page_refuses_too_many_bytes(server):
+    with pytest.raises(urllib.error.HTTPError, match="413"):
+        upload(server, bytes(21 << 20))
+
+
+def test_layers_of_a_drawing_are_not_opened(server):
+    huge = upload(server, png(Image.new("1", (6_000, 8_000))))  # 打开一层就是 200 MB
+    before = memory_of(server[1])
+    assert look_at_drawing(server, upload(server, png(Image.new("L", (28, 28)))), huge, huge, huge)[0]
+    assert memory_of(server[1]) - before < 100
+
+
+def test_the_page_reads_only_what_was_uploaded(server, tmp_path):
+    PICTURE.save(tmp_path / "secret.png")
+    for action in (look, look_at_drawing):
+        done, answer = action(server, str(tmp_path / "secret.png"))
+        assert not done and "secret.png" in answer
 
 
 def test_a_cut_connection(server, tiny_run):
