@@ -3,6 +3,9 @@
 import asyncio
 import importlib.util
 import io
+import os
+import signal
+import tempfile
 import threading
 import warnings
 from pathlib import Path
@@ -28,6 +31,7 @@ VISIBLE = 280  # 注意力图至少画这么大,像素
 NO_IMAGE = "这不是图片,或文件不完整:请换一张。"
 NOT_DRAWN = "还没有写字:请在左边写一个数字。"
 TIMEOUT = 30  # 秒;一个请求的图片要在这么久之内传完
+GRACE = 3  # 秒;结束时等正在算的请求多久
 
 
 class Classifier:
@@ -208,7 +212,7 @@ def create_page(classifier, examples=()):
     import gradio
 
     def refuse(text):
-        raise gradio.Error(text, title="没有结果", print_exception=False)
+        raise gradio.Error(text, print_exception=False)
 
     def show(path, drawn=False):
         try:
@@ -234,7 +238,8 @@ def create_page(classifier, examples=()):
         with gradio.Row():
             with gradio.Column():
                 with gradio.Tab("图片"):
-                    picture = gradio.Image(label="放一张图片", sources=["upload", "clipboard"], elem_id="picture")
+                    label = f"放一张图片(最多 {MAX_BYTES >> 20} MB、{MAX_PIXELS // 10**4} 万像素)"
+                    picture = gradio.Image(label=label, sources=["upload", "clipboard"], elem_id="picture")
                     # Gradio 自己打开图片时不限像素,坏图的提示是英文的;只要路径,由 Classifier 限制着打开
                     picture.preprocess = lambda payload: payload and payload.path
                     if examples:
@@ -262,23 +267,28 @@ def _shorten(names):
     return "、".join(names[:20]) + (f"等 {len(names)} 类" if len(names) > 20 else "")
 
 
-def serve(classifier, examples=(), host="127.0.0.1", port=7860):
-    """在前台启动网页,直到 Ctrl-C。
+def serve(classifier, data_dir=None, host="127.0.0.1", port=7860):
+    """在前台启动网页,直到 Ctrl-C 或 SIGTERM;传来的图片和例子都在一个临时目录里,结束时删掉。
 
     Args:
         classifier (Classifier): 模型。
-        examples (list[str]): 例子图片的路径。
+        data_dir (str | None): 例子从哪里来,见 ``examples_of``。
         host (str): 监听的地址;默认只有本机能打开。
         port (int): 端口,1–65535。
 
     Raises:
-        UserError: 没有装 Gradio,或端口被占用。
+        UserError: 没有装 Gradio,端口被占用,或见 ``examples_of``。
     """
     if importlib.util.find_spec("gradio") is None:
-        raise UserError('没有装 Gradio:请先 pip install -e ".[page]"。')
+        raise UserError('没有装 Gradio:请先 pip install -e ".[page]"(要 Python 3.10 以上)。')
     check_port(host, port)
     import uvicorn
 
-    app = create_app(classifier, examples)
-    print(f"网页已启动:在浏览器里打开 http://{host}:{port} ,按 Ctrl-C 结束。", flush=True)
-    uvicorn.run(app, host=host, port=port, log_level="critical", timeout_keep_alive=5)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # 像 Ctrl-C 那样结束,临时目录才会删掉
+    with tempfile.TemporaryDirectory(prefix="paddle_vit-") as directory:
+        os.environ["GRADIO_TEMP_DIR"] = directory
+        app = create_app(classifier, examples_of(classifier.predictor.loaded, directory, data_dir))
+        address = f"[{host}]" if ":" in host else host
+        print(f"网页已启动:在浏览器里打开 http://{address}:{port} ,按 Ctrl-C 结束。", flush=True)
+        settings = dict(log_level="critical", timeout_keep_alive=5, timeout_graceful_shutdown=GRACE)
+        uvicorn.run(app, host=host, port=port, **settings)

@@ -1,10 +1,13 @@
 """网页和 JSON 接口:真正的服务,真正的浏览器,坏的请求,很多请求。"""
 
 import concurrent.futures
+import contextlib
 import http.client
 import io
 import json
+import os
 import re
+import signal
 import socket
 import struct
 import subprocess
@@ -30,26 +33,35 @@ pytest.importorskip("gradio", reason='没有装 Gradio:pip install -e ".[page]"'
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def server(tiny_run):
-    """真正的服务:(地址, 进程)。"""
+@contextlib.contextmanager
+def started(run, *args, host="127.0.0.1", env=None):
+    """真正的服务,一直在 with 里:(端口, 进程)。"""
     port = free_port()
-    command = [sys.executable, str(ROOT / "scripts" / "serve.py"), str(tiny_run), "--port", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, str(ROOT / "scripts" / "serve.py"), str(run), "--port", str(port), "--host", host, *args]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     line = process.stdout.readline()
-    assert f"127.0.0.1:{port}" in line, process.communicate()
+    assert address in line, process.communicate()
     deadline = time.monotonic() + 60
     while True:
         try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/api/info", timeout=5)
+            urllib.request.urlopen(f"{address}/api/info", timeout=5)
             break
         except OSError:
             assert time.monotonic() < deadline and process.poll() is None, "服务没有起来"
             time.sleep(0.1)
-    yield port, process
-    assert process.poll() is None, process.communicate()
-    process.kill()
-    process.wait()
+    try:
+        yield port, process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def server(tiny_run):
+    with started(tiny_run) as (port, process):
+        yield port, process
+        assert process.poll() is None, process.communicate()
 
 
 def png(image, **options):
@@ -293,6 +305,22 @@ def test_a_drawing_is_inverted(tiny_run):
     found, image = classifier.classify(png(Image.fromarray(ink)), invert=True)
     np.testing.assert_array_equal(np.asarray(image), ink[..., 3])
     assert found == classifier.predictor(ink[..., 3], top=5)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows 没有 SIGTERM")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_the_end(tiny_run, tmp_path, name):
+    """Ctrl-C 或 kill:没有调用栈,传来的图片和别的临时文件都删掉;有人连着不放也一样。"""
+    with started(tiny_run, host="::1", env={**os.environ, "TMPDIR": str(tmp_path)}) as (port, process):
+        address = f"http://[::1]:{port}/gradio_api"
+        body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\nhello\r\n--x--\r\n'
+        request = urllib.request.Request(f"{address}/upload", body, {"Content-Type": "multipart/form-data; boundary=x"})
+        (path,) = json.loads(urllib.request.urlopen(request, timeout=60).read())
+        assert Path(path).read_bytes() == b"hello" and tmp_path in Path(path).parents
+        with urllib.request.urlopen(f"{address}/heartbeat/x", timeout=60):
+            process.send_signal(getattr(signal, name))
+            _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors, list(tmp_path.iterdir())) == (0, "", [])
 
 
 def test_errors(tiny_run, tmp_path):
