@@ -23,11 +23,14 @@ from .runs import LoadedRun, load_run_data
 __all__ = ["Classifier", "create_app", "create_page", "examples_of", "serve"]
 
 MAX_BYTES = 20 << 20  # 一张图片的文件最多多大
+FORM_BYTES = 64 << 10  # 网页把文件放在表单里传,表单别的部分最多多大
 MAX_PIXELS = 50_000_000  # 一张图片最多多少像素
 WORKERS = 2  # 同时处理几张:内存最多是几张大图
 MAX_WAITING = 256  # 最多多少个请求在等,再多的立刻说忙
 TOP = 5
 VISIBLE = 280  # 注意力图至少画这么大,像素
+TOO_MANY_BYTES = f"图片超过 {MAX_BYTES >> 20} MB:请先缩小。"
+USAGE = "请用 POST,正文是图片文件的内容,如 curl --data-binary @图片.png 网址。"
 NO_IMAGE = "这不是图片,或文件不完整:请换一张。"
 NOT_DRAWN = "还没有写字:请在左边写一个数字。"
 TIMEOUT = 30  # 秒;一个请求的图片要在这么久之内传完
@@ -151,11 +154,28 @@ def create_app(classifier, examples=()):
     from starlette.concurrency import run_in_threadpool
     from starlette.requests import ClientDisconnect
 
-    app = FastAPI(title="paddle_vit", docs_url=None, redoc_url=None)
-    waiting = 0
-
     def refuse(status, text):
         return JSONResponse({"error": text}, status)
+
+    class Limit:
+        """Gradio 只限制表单里文件的大小,不限制表单别的部分和 JSON;这里限制整个正文。"""
+
+        def __init__(self, app):
+            self.app = app
+
+        async def __call__(self, scope, receive, send):
+            app, headers = self.app, dict(scope.get("headers", ()))
+            if scope.get("path", "").startswith("/gradio_api/") and (
+                b"transfer-encoding" in headers or int(headers.get(b"content-length", 0)) > MAX_BYTES + FORM_BYTES
+            ):
+                while (await receive()).get("more_body"):  # 不读完就回答,有的客户看不到回答
+                    pass
+                app = refuse(413, TOO_MANY_BYTES)
+            await app(scope, receive, send)
+
+    app = FastAPI(title="paddle_vit", docs_url=None, redoc_url=None)
+    app.add_middleware(Limit)
+    waiting = 0
 
     async def read_body(request):
         """请求里的全部字节;太大时是 ``None``。"""
@@ -167,6 +187,9 @@ def create_app(classifier, examples=()):
         return bytes(data)
 
     async def answer(request):
+        kind = request.headers.get("content-type", "")
+        if kind.startswith(("multipart/", "application/json")):
+            return refuse(415, f"正文应是图片文件的内容,收到的是 {kind.split(';')[0]}:{USAGE}")
         try:
             data = await asyncio.wait_for(read_body(request), TIMEOUT)
         except asyncio.TimeoutError:
@@ -174,9 +197,9 @@ def create_app(classifier, examples=()):
         except ClientDisconnect:
             return refuse(400, "连接断了。")
         if data is None:
-            return refuse(413, f"图片超过 {MAX_BYTES >> 20} MB:请先缩小。")
+            return refuse(413, TOO_MANY_BYTES)
         if not data:
-            return refuse(400, "没有收到图片:请把图片文件的内容作为 POST 的正文。")
+            return refuse(400, f"没有收到图片:{USAGE}")
         try:
             prediction, _ = await run_in_threadpool(classifier.classify, data)
         except UserError as error:
@@ -195,12 +218,17 @@ def create_app(classifier, examples=()):
         finally:
             waiting -= 1
 
+    @app.get("/api/predict")
+    async def explain():
+        return refuse(405, USAGE)
+
     @app.get("/api/info")
     async def info():
         data = classifier.predictor.info
         return {"name": data.name, "classes": data.classes, "image_size": data.image_size, "channels": data.channels}
 
     page = create_page(classifier, examples)
+    page.state_session_capacity = MAX_WAITING  # 每打开一次页面,Gradio 记下 65 KB;原来要到一万次才忘
     limits = dict(max_file_size=MAX_BYTES, allowed_paths=sorted({str(Path(path).parent) for path in examples}))
     app = gradio.mount_gradio_app(app, page, "/", footer_links=[], ssr_mode=False, **limits)
     page.has_launched = True  # 否则 Gradio 不检查路径:别人给出 /etc/passwd,就会复制到能下载的地方

@@ -180,6 +180,25 @@ def test_the_page_refuses_too_many_bytes(server):
         upload(server, bytes(21 << 20))
 
 
+def test_the_page_refuses_a_big_form_or_json(server):
+    form = b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n' + bytes(30 << 20) + b"\r\n--x--\r\n"
+    before = memory_of(server[1])
+    for path, kind in [("upload", "multipart/form-data; boundary=x"), ("queue/join", "application/json")]:
+        with pytest.raises(urllib.error.HTTPError, match="413") as caught:
+            post(server, f"/gradio_api/{path}", form, kind)
+        assert "20 MB" in json.loads(caught.value.read())["error"]
+    assert memory_of(server[1]) - before < 20
+
+
+def test_the_endpoint_explains_itself(server):
+    for method, kind, status in [("GET", "", 405), ("POST", "multipart/form-data; boundary=x", 415)]:
+        address = f"http://127.0.0.1:{server[0]}/api/predict"
+        content = b"--x" if method == "POST" else None
+        with pytest.raises(urllib.error.HTTPError, match=str(status)) as caught:
+            urllib.request.urlopen(urllib.request.Request(address, content, {"Content-Type": kind}, method=method))
+        assert "--data-binary" in json.loads(caught.value.read())["error"]
+
+
 def test_layers_of_a_drawing_are_not_opened(server):
     huge = upload(server, png(Image.new("1", (6_000, 8_000))))  # 打开一层就是 200 MB
     before = memory_of(server[1])
