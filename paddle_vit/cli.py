@@ -160,12 +160,14 @@ def check_port(host, port):
     """
     if not 0 < port < 65536:
         raise UserError(f"--port {port} 不合法:端口应在 1 到 65535 之间。")
-    with socket.socket() as probe:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except OSError:
-            raise UserError(f"{host}:{port} 不能监听(端口被占用,或地址不是本机的):请用 --port 换一个端口。") from None
+        except (OSError, UnicodeError):  # 后者是不合法的主机名
+            raise UserError(
+                f"{host}:{port} 不能监听(端口被占用,或地址不是本机的):请用 --port 换一个端口,或检查 --host。"
+            ) from None
 
 
 def run(main):

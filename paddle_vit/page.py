@@ -3,6 +3,9 @@
 import asyncio
 import importlib.util
 import io
+import os
+import signal
+import tempfile
 import threading
 import warnings
 from pathlib import Path
@@ -10,22 +13,28 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from .attention_maps import attention_weights, has_windows, overlay, rollout, token_map
+from .attention_maps import has_windows, overlay, rollout, token_map
 from .augment import resize_and_center_crop
 from .cli import check_port
-from .data import read_image, to_input, varied_indices
+from .data import read_image, varied_indices
 from .errors import UserError
 from .runs import LoadedRun, load_run_data
 
 __all__ = ["Classifier", "create_app", "create_page", "examples_of", "serve"]
 
 MAX_BYTES = 20 << 20  # 一张图片的文件最多多大
+FORM_BYTES = 64 << 10  # 网页把文件放在表单里传,表单别的部分最多多大
 MAX_PIXELS = 50_000_000  # 一张图片最多多少像素
 WORKERS = 2  # 同时处理几张:内存最多是几张大图
 MAX_WAITING = 256  # 最多多少个请求在等,再多的立刻说忙
 TOP = 5
 VISIBLE = 280  # 注意力图至少画这么大,像素
+TOO_MANY_BYTES = f"图片超过 {MAX_BYTES >> 20} MB:请先缩小。"
+USAGE = "请用 POST,正文是图片文件的内容,如 curl --data-binary @图片.png 网址。"
+NO_IMAGE = "这不是图片,或文件不完整:请换一张。"
+NOT_DRAWN = "还没有写字:请在左边写一个数字。"
 TIMEOUT = 30  # 秒;一个请求的图片要在这么久之内传完
+GRACE = 3  # 秒;结束时等正在算的请求多久
 
 
 class Classifier:
@@ -39,9 +48,8 @@ class Classifier:
     def __init__(self, predictor, invert=False):
         self.predictor, self.invert = predictor, invert
         self._places = threading.BoundedSemaphore(WORKERS)
-        self._drawing = threading.Lock()
 
-    def open(self, source, name):
+    def open(self, source):
         """读一张图片;source 是路径或字节。
 
         Raises:
@@ -53,26 +61,27 @@ class Classifier:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 with Image.open(source) as image:  # 只读文件头
-                    width, height = image.size
+                    (width, height), form = image.size, image.format
         except Image.DecompressionBombError:
             width = height = MAX_PIXELS
         except (OSError, SyntaxError, ValueError, EOFError):
-            raise UserError(f"{name} 不是图片,或文件不完整:请换一张。") from None
+            raise UserError(NO_IMAGE) from None
         if width * height > MAX_PIXELS:
-            raise UserError(f"{name} 的像素太多(超过 {MAX_PIXELS // 10**6} 百万):请先缩小再用。")
+            raise UserError(f"图片的像素太多(超过 {MAX_PIXELS // 10**4} 万):请先缩小再用。")
+        if form == "EPS":  # EPS 是程序,Pillow 会交给 Ghostscript 去执行
+            raise UserError(NO_IMAGE)
         if isinstance(source, io.BytesIO):
             source.seek(0)
         try:
             return read_image(source, self.predictor.info.channels)
         except UserError:
-            raise UserError(f"{name} 不是图片,或文件不完整:请换一张。") from None
+            raise UserError(NO_IMAGE) from None
 
-    def classify(self, source, name="图片", invert=None):
+    def classify(self, source, invert=None):
         """一张图片最可能的几类。
 
         Args:
             source (str | Path | bytes): 图片文件,或它的内容。
-            name (str): 写进提示的名字。
             invert (bool | None): 先反色;``None`` 用构造时的。
 
         Returns:
@@ -82,7 +91,7 @@ class Classifier:
             UserError: 见 ``open``。
         """
         with self._places:
-            image = self.open(source, name)
+            image = self.open(source)
             if self.invert if invert is None else invert:
                 image = ImageOps.invert(image)
             return self.predictor(image, TOP), image
@@ -94,9 +103,7 @@ class Classifier:
             return None
         pixels = np.asarray(resize_and_center_crop(image, info.image_size))
         pixels = pixels.reshape(1, info.image_size, info.image_size, -1)  # [1, H, W, C]
-        with self._drawing:  # 记录注意力要在模型上挂钩子
-            weights = attention_weights(model, to_input([image], info))  # [L, 1, h, N, N]
-        maps = token_map(rollout(weights), model)  # [1, 行数, 列数]
+        maps = token_map(rollout(self.predictor.attention([image])), model)  # [1, 行数, 列数]
         return overlay(pixels, maps, min_side=VISIBLE)[0]
 
 
@@ -147,11 +154,28 @@ def create_app(classifier, examples=()):
     from starlette.concurrency import run_in_threadpool
     from starlette.requests import ClientDisconnect
 
-    app = FastAPI(title="paddle_vit", docs_url=None, redoc_url=None)
-    waiting = 0
-
     def refuse(status, text):
         return JSONResponse({"error": text}, status)
+
+    class Limit:
+        """Gradio 只限制表单里文件的大小,不限制表单别的部分和 JSON;这里限制整个正文。"""
+
+        def __init__(self, app):
+            self.app = app
+
+        async def __call__(self, scope, receive, send):
+            app, headers = self.app, dict(scope.get("headers", ()))
+            if scope.get("path", "").startswith("/gradio_api/") and (
+                b"transfer-encoding" in headers or int(headers.get(b"content-length", 0)) > MAX_BYTES + FORM_BYTES
+            ):
+                while (await receive()).get("more_body"):  # 不读完就回答,有的客户看不到回答
+                    pass
+                app = refuse(413, TOO_MANY_BYTES)
+            await app(scope, receive, send)
+
+    app = FastAPI(title="paddle_vit", docs_url=None, redoc_url=None)
+    app.add_middleware(Limit)
+    waiting = 0
 
     async def read_body(request):
         """请求里的全部字节;太大时是 ``None``。"""
@@ -163,6 +187,9 @@ def create_app(classifier, examples=()):
         return bytes(data)
 
     async def answer(request):
+        kind = request.headers.get("content-type", "")
+        if kind.startswith(("multipart/", "application/json")):
+            return refuse(415, f"正文应是图片文件的内容,收到的是 {kind.split(';')[0]}:{USAGE}")
         try:
             data = await asyncio.wait_for(read_body(request), TIMEOUT)
         except asyncio.TimeoutError:
@@ -170,9 +197,9 @@ def create_app(classifier, examples=()):
         except ClientDisconnect:
             return refuse(400, "连接断了。")
         if data is None:
-            return refuse(413, f"图片超过 {MAX_BYTES >> 20} MB:请先缩小。")
+            return refuse(413, TOO_MANY_BYTES)
         if not data:
-            return refuse(400, "没有收到图片:请把图片文件的内容作为 POST 的正文。")
+            return refuse(400, f"没有收到图片:{USAGE}")
         try:
             prediction, _ = await run_in_threadpool(classifier.classify, data)
         except UserError as error:
@@ -191,37 +218,45 @@ def create_app(classifier, examples=()):
         finally:
             waiting -= 1
 
+    @app.get("/api/predict")
+    async def explain():
+        return refuse(405, USAGE)
+
     @app.get("/api/info")
     async def info():
         data = classifier.predictor.info
         return {"name": data.name, "classes": data.classes, "image_size": data.image_size, "channels": data.channels}
 
     page = create_page(classifier, examples)
+    page.state_session_capacity = MAX_WAITING  # 每打开一次页面,Gradio 记下 65 KB;原来要到一万次才忘
     limits = dict(max_file_size=MAX_BYTES, allowed_paths=sorted({str(Path(path).parent) for path in examples}))
-    return gradio.mount_gradio_app(app, page, "/", footer_links=[], ssr_mode=False, **limits)
+    app = gradio.mount_gradio_app(app, page, "/", footer_links=[], ssr_mode=False, **limits)
+    page.has_launched = True  # 否则 Gradio 不检查路径:别人给出 /etc/passwd,就会复制到能下载的地方
+    return app
 
 
 def create_page(classifier, examples=()):
     """网页(``gradio.Blocks``);参数见 ``create_app``。"""
     import gradio
 
-    def show(source, name, invert=None):
+    def refuse(text):
+        raise gradio.Error(text, print_exception=False)
+
+    def show(path, drawn=False):
         try:
-            prediction, image = classifier.classify(source, name, invert)
+            prediction, image = classifier.classify(path, invert=True if drawn else None)  # 纸是白的,数据里是黑底白字
         except UserError as error:
-            raise gradio.Error(str(error), print_exception=False) from None
+            refuse(str(error))
+        if drawn and not np.asarray(image).any():
+            refuse(NOT_DRAWN)
         bars = dict(zip(prediction.labels, prediction.probabilities))
         return bars, classifier.attention(image)
 
     def look(path):
-        return ({}, None) if path is None else show(path, "图片")
+        return ({}, None) if path is None else show(path)
 
-    def look_at_drawing(drawing):
-        if drawing is None or drawing["composite"] is None or not np.asarray(drawing["composite"])[..., 3].any():
-            raise gradio.Error("还没有写字:请在左边写一个数字。", print_exception=False)
-        content = io.BytesIO()
-        drawing["composite"].save(content, "png")
-        return show(content.getvalue(), "写的字", invert=True)  # 纸是白的,数据里是黑底白字
+    def look_at_drawing(path):
+        return refuse(NOT_DRAWN) if path is None else show(path, drawn=True)
 
     info = classifier.predictor.info
     drawable = info.name in ("digits", "mnist")
@@ -231,17 +266,20 @@ def create_page(classifier, examples=()):
         with gradio.Row():
             with gradio.Column():
                 with gradio.Tab("图片"):
-                    picture = gradio.Image(label="放一张图片", sources=["upload", "clipboard"], elem_id="picture")
-                    # Gradio 自己打开图片时,坏图和大图的提示是英文的;只要路径,由 Classifier 限制着打开
-                    picture.preprocess = lambda payload: None if payload is None else payload.path
+                    label = f"放一张图片(最多 {MAX_BYTES >> 20} MB、{MAX_PIXELS // 10**4} 万像素)"
+                    picture = gradio.Image(label=label, sources=["upload", "clipboard"], elem_id="picture")
+                    # Gradio 自己打开图片时不限像素,坏图的提示是英文的;只要路径,由 Classifier 限制着打开
+                    picture.preprocess = lambda payload: payload and payload.path
                     if examples:
                         gradio.Examples(list(examples), picture, label="测试部分的例子")
                 if drawable:
                     with gradio.Tab("写一个数字"):
                         brush = gradio.Brush(default_size=24, colors=["#000000"], color_mode="fixed")
-                        settings = dict(type="pil", brush=brush, canvas_size=(280, 280), layers=False, transforms=())
+                        settings = dict(brush=brush, canvas_size=(280, 280), layers=False, transforms=())
                         hint = "先点左边的画笔,再写"
                         drawing = gradio.Sketchpad(label="用鼠标写", placeholder=hint, elem_id="drawing", **settings)
+                        drawing.preprocess = lambda payload: payload and payload.composite and payload.composite.path
+                        drawing.accept_blobs = None  # 页面用不到;谁都能调用,而且不限大小
                         button = gradio.Button("认一认", variant="primary")
             with gradio.Column():
                 bars = gradio.Label(label="最可能的几类", num_top_classes=TOP, elem_id="bars")
@@ -257,23 +295,28 @@ def _shorten(names):
     return "、".join(names[:20]) + (f"等 {len(names)} 类" if len(names) > 20 else "")
 
 
-def serve(classifier, examples=(), host="127.0.0.1", port=7860):
-    """在前台启动网页,直到 Ctrl-C。
+def serve(classifier, data_dir=None, host="127.0.0.1", port=7860):
+    """在前台启动网页,直到 Ctrl-C 或 SIGTERM;传来的图片和例子都在一个临时目录里,结束时删掉。
 
     Args:
         classifier (Classifier): 模型。
-        examples (list[str]): 例子图片的路径。
+        data_dir (str | None): 例子从哪里来,见 ``examples_of``。
         host (str): 监听的地址;默认只有本机能打开。
         port (int): 端口,1–65535。
 
     Raises:
-        UserError: 没有装 Gradio,或端口被占用。
+        UserError: 没有装 Gradio,端口被占用,或见 ``examples_of``。
     """
     if importlib.util.find_spec("gradio") is None:
-        raise UserError('没有装 Gradio:请先 pip install -e ".[page]"。')
+        raise UserError('没有装 Gradio:请先 pip install -e ".[page]"(要 Python 3.10 以上)。')
     check_port(host, port)
     import uvicorn
 
-    app = create_app(classifier, examples)
-    print(f"网页已启动:在浏览器里打开 http://{host}:{port} ,按 Ctrl-C 结束。", flush=True)
-    uvicorn.run(app, host=host, port=port, log_level="critical", timeout_keep_alive=5)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # 像 Ctrl-C 那样结束,临时目录才会删掉
+    with tempfile.TemporaryDirectory(prefix="paddle_vit-") as directory:
+        os.environ["GRADIO_TEMP_DIR"] = directory
+        app = create_app(classifier, examples_of(classifier.predictor.loaded, directory, data_dir))
+        address = f"[{host}]" if ":" in host else host
+        print(f"网页已启动:在浏览器里打开 http://{address}:{port} ,按 Ctrl-C 结束。", flush=True)
+        settings = dict(log_level="critical", timeout_keep_alive=5, timeout_graceful_shutdown=GRACE)
+        uvicorn.run(app, host=host, port=port, **settings)

@@ -9,6 +9,7 @@ import numpy as np
 import paddle
 from PIL import Image, ImageOps
 
+from .attention_maps import attention_weights
 from .data import convert_image, find_images, read_image, to_input
 from .engines import WORTH_IMAGES, prediction_model
 from .errors import UserError
@@ -153,6 +154,24 @@ class Predictor:
         """每一类的概率,次序同 ``info.classes``:float32 [B, K]。参数见 ``__call__``,images 是若干张。"""
         rows = list(self._rows(images, invert, batch_size))
         return np.stack(rows) if rows else np.zeros((0, len(self.info.classes)), "float32")  # [B, K]
+
+    def attention(self, images):
+        """动态图模型各层各头的注意力权重,同 ``attention_weights``,而几个线程可以同时用。
+
+        Args:
+            images (list): PIL 图像,模式是 L(1 个通道)或 RGB(3 个通道)。
+
+        Returns:
+            ndarray: [L, B, h, N, N]。
+
+        Raises:
+            UserError: 没有动态图的模型(导出的目录),或模型没有这样的注意力(Swin)。
+        """
+        if self.model is None:
+            raise UserError("导出的静态图里没有注意力权重:请给出原来的运行目录。")
+        x = to_input(images, self.info)  # [B, C, H, W]
+        with self._turn:  # 记录时模型上挂着钩子,别的线程不能同时用它
+            return attention_weights(self.model, x)
 
     def _rows(self, images, invert, batch_size):
         """依次给出每一张的概率 [K]。"""

@@ -1,11 +1,10 @@
 """网页:放一张图片或写一个数字,看最可能的几类和注意力;另有 JSON 接口。"""
 
 import sys
-import tempfile
 
 from paddle_vit.cli import ArgumentParser, run
 from paddle_vit.engines import add_engine_arguments
-from paddle_vit.page import Classifier, examples_of, serve
+from paddle_vit.page import Classifier, serve
 from paddle_vit.predictor import Predictor
 from paddle_vit.runtime import setup_runtime
 
@@ -27,9 +26,7 @@ def main():
     predictor = Predictor(args.model, args.engine, args.precision, settings["threads"])
     if predictor.note:
         print(predictor.note, file=sys.stderr)
-    with tempfile.TemporaryDirectory(prefix="paddle_vit-") as directory:
-        examples = examples_of(predictor.loaded, directory, args.data_dir)
-        serve(Classifier(predictor, args.invert), examples, args.host, args.port)
+    serve(Classifier(predictor, args.invert), args.data_dir, args.host, args.port)
 
 
 if __name__ == "__main__":

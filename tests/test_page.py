@@ -1,10 +1,13 @@
 """网页和 JSON 接口:真正的服务,真正的浏览器,坏的请求,很多请求。"""
 
 import concurrent.futures
+import contextlib
 import http.client
 import io
 import json
+import os
 import re
+import signal
 import socket
 import struct
 import subprocess
@@ -12,6 +15,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import uuid
 import zlib
 from pathlib import Path
 
@@ -29,26 +33,35 @@ pytest.importorskip("gradio", reason='没有装 Gradio:pip install -e ".[page]"'
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def server(tiny_run):
-    """真正的服务:(地址, 进程)。"""
+@contextlib.contextmanager
+def started(run, *args, host="127.0.0.1", env=None):
+    """真正的服务,一直在 with 里:(端口, 进程)。"""
     port = free_port()
-    command = [sys.executable, str(ROOT / "scripts" / "serve.py"), str(tiny_run), "--port", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, str(ROOT / "scripts" / "serve.py"), str(run), "--port", str(port), "--host", host, *args]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     line = process.stdout.readline()
-    assert f"127.0.0.1:{port}" in line, process.communicate()
+    assert address in line, process.communicate()
     deadline = time.monotonic() + 60
     while True:
         try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/api/info", timeout=5)
+            urllib.request.urlopen(f"{address}/api/info", timeout=5)
             break
         except OSError:
             assert time.monotonic() < deadline and process.poll() is None, "服务没有起来"
             time.sleep(0.1)
-    yield port, process
-    assert process.poll() is None, process.communicate()
-    process.kill()
-    process.wait()
+    try:
+        yield port, process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def server(tiny_run):
+    with started(tiny_run) as (port, process):
+        yield port, process
+        assert process.poll() is None, process.communicate()
 
 
 def png(image, **options):
@@ -114,6 +127,90 @@ def test_bad_pictures_are_answered_and_the_next_one_works(server, tiny_run, kind
     assert (found, words in answer["error"]) == (status, True), answer
     assert time.monotonic() - started < 5
     assert_right(server, tiny_run)
+
+
+def post(server, path, content, kind="application/json"):
+    request = urllib.request.Request(f"http://127.0.0.1:{server[0]}{path}", content, {"Content-Type": kind})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return json.loads(answer.read())
+
+
+def upload(server, content):
+    """像页面那样先把文件传上去;返回它在服务器上的路径。"""
+    head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+    body = head + content + b"\r\n--x--\r\n"
+    return post(server, "/gradio_api/upload", body, "multipart/form-data; boundary=x")[0]
+
+
+def ask_page(server, name, value):
+    """执行页面上的一个动作;返回 (成没成, 输出或错误)。"""
+    address = f"http://127.0.0.1:{server[0]}"
+    with urllib.request.urlopen(f"{address}/config", timeout=60) as answer:
+        actions = {action["api_name"]: action["id"] for action in json.loads(answer.read())["dependencies"]}
+    session = uuid.uuid4().hex
+    body = {"data": [value], "fn_index": actions[name], "session_hash": session}
+    post(server, "/gradio_api/queue/join", json.dumps(body).encode())
+    with urllib.request.urlopen(f"{address}/gradio_api/queue/data?session_hash={session}", timeout=60) as lines:
+        for line in lines:
+            message = json.loads(line[5:]) if line.startswith(b"data:") else {}
+            if message.get("msg") == "process_completed":
+                return message["success"], message["output"].get("data") or message["output"]["error"]
+
+
+def look(server, path):
+    return ask_page(server, "look", {"path": path, "meta": {"_type": "gradio.FileData"}})
+
+
+def look_at_drawing(server, *paths):
+    composite, *layers = ({"path": path, "meta": {"_type": "gradio.FileData"}} for path in paths)
+    return ask_page(server, "look_at_drawing", {"background": None, "layers": layers, "composite": composite})
+
+
+@pytest.mark.parametrize("action", [look, look_at_drawing])
+@pytest.mark.parametrize("kind", sorted(set(BAD) - {"too many bytes"}))
+def test_bad_pictures_on_the_page(server, tiny_run, kind, action):
+    done, answer = action(server, upload(server, BAD[kind][0]()))
+    assert not done and re.search("不是图片|像素太多", answer)
+    done, (bars, attention) = look(server, upload(server, png(PICTURE)))
+    assert done and bars["label"] == Predictor(tiny_run, "eager")(PICTURE).label and attention["path"]
+
+
+def test_the_page_refuses_too_many_bytes(server):
+    with pytest.raises(urllib.error.HTTPError, match="413"):
+        upload(server, bytes(21 << 20))
+
+
+def test_the_page_refuses_a_big_form_or_json(server):
+    form = b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n' + bytes(30 << 20) + b"\r\n--x--\r\n"
+    before = memory_of(server[1])
+    for path, kind in [("upload", "multipart/form-data; boundary=x"), ("queue/join", "application/json")]:
+        with pytest.raises(urllib.error.HTTPError, match="413") as caught:
+            post(server, f"/gradio_api/{path}", form, kind)
+        assert "20 MB" in json.loads(caught.value.read())["error"]
+    assert memory_of(server[1]) - before < 20
+
+
+def test_the_endpoint_explains_itself(server):
+    for method, kind, status in [("GET", "", 405), ("POST", "multipart/form-data; boundary=x", 415)]:
+        address = f"http://127.0.0.1:{server[0]}/api/predict"
+        content = b"--x" if method == "POST" else None
+        with pytest.raises(urllib.error.HTTPError, match=str(status)) as caught:
+            urllib.request.urlopen(urllib.request.Request(address, content, {"Content-Type": kind}, method=method))
+        assert "--data-binary" in json.loads(caught.value.read())["error"]
+
+
+def test_layers_of_a_drawing_are_not_opened(server):
+    huge = upload(server, png(Image.new("1", (6_000, 8_000))))  # 打开一层就是 200 MB
+    before = memory_of(server[1])
+    assert look_at_drawing(server, upload(server, png(Image.new("L", (28, 28)))), huge, huge, huge)[0]
+    assert memory_of(server[1]) - before < 100
+
+
+def test_the_page_reads_only_what_was_uploaded(server, tmp_path):
+    PICTURE.save(tmp_path / "secret.png")
+    for action in (look, look_at_drawing):
+        done, answer = action(server, str(tmp_path / "secret.png"))
+        assert not done and "secret.png" in answer
 
 
 def test_a_cut_connection(server, tiny_run):
@@ -227,6 +324,22 @@ def test_a_drawing_is_inverted(tiny_run):
     found, image = classifier.classify(png(Image.fromarray(ink)), invert=True)
     np.testing.assert_array_equal(np.asarray(image), ink[..., 3])
     assert found == classifier.predictor(ink[..., 3], top=5)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows 没有 SIGTERM")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_the_end(tiny_run, tmp_path, name):
+    """Ctrl-C 或 kill:没有调用栈,传来的图片和别的临时文件都删掉;有人连着不放也一样。"""
+    with started(tiny_run, host="::1", env={**os.environ, "TMPDIR": str(tmp_path)}) as (port, process):
+        address = f"http://[::1]:{port}/gradio_api"
+        body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\nhello\r\n--x--\r\n'
+        request = urllib.request.Request(f"{address}/upload", body, {"Content-Type": "multipart/form-data; boundary=x"})
+        (path,) = json.loads(urllib.request.urlopen(request, timeout=60).read())
+        assert Path(path).read_bytes() == b"hello" and tmp_path in Path(path).parents
+        with urllib.request.urlopen(f"{address}/heartbeat/x", timeout=60):
+            process.send_signal(getattr(signal, name))
+            _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors, list(tmp_path.iterdir())) == (0, "", [])
 
 
 def test_errors(tiny_run, tmp_path):

@@ -7,6 +7,7 @@ from PIL import Image
 from test_export import IMAGES, loaded
 
 from paddle_vit import Predictor, UserError
+from paddle_vit.attention_maps import attention_weights
 from paddle_vit.data import to_input
 from paddle_vit.export import export_model
 
@@ -110,8 +111,35 @@ def test_several_threads_use_the_same(predictor, source):
     assert not wrong
 
 
+def test_attention_while_other_threads_predict(source):
+    predictor = Predictor(source, "eager")
+    right = attention_weights(source.model, to_input(PICTURES[:1], source.info))
+    probabilities = expected(source, PICTURES[1:])
+    wrong, done = [], threading.Event()
+
+    def work():
+        while not done.is_set():
+            if not np.allclose(predictor.probabilities(PICTURES[1:]), probabilities, atol=1e-4):
+                wrong.append("probabilities")
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(30):
+            np.testing.assert_array_equal(predictor.attention(PICTURES[:1]), right)
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    assert not wrong
+
+
 def test_an_export_has_no_eager_model(source, tmp_path):
     export_model(source, tmp_path / "out", IMAGES[:2], onnx=False)
     with pytest.raises(UserError, match="--engine eager"):
         Predictor(tmp_path / "out", "eager")
-    assert Predictor(tmp_path / "out").model is None
+    predictor = Predictor(tmp_path / "out")
+    assert predictor.model is None
+    with pytest.raises(UserError, match="注意力"):
+        predictor.attention(PICTURES[:1])
