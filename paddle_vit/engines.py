@@ -14,11 +14,13 @@ from paddle import nn
 
 from . import runtime
 from .errors import UserError
+from .layers import check_positive
 from .static_graph import FAILURES, save_weights, with_ticket, write_model
 
-__all__ = ["FastModel", "add_engine_arguments", "compile_model", "prediction_model"]
+__all__ = ["FastModel", "add_engine_arguments", "check_engine", "compile_model", "prediction_model"]
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}  # 与动态图之差的上限,相对于最大的 |logit|
+ENGINES = ("auto", "inference", "eager")
 WORTH_IMAGES = 500  # engine='auto' 时,图片少于这个数就不建静态图:建图的时间比省下的多
 
 
@@ -136,6 +138,15 @@ def _fast_model(model, precision, threads):
     return None, ";".join(reasons)
 
 
+def check_engine(engine, precision, threads):
+    """引擎的设置不合法时抛出 ``UserError``;参数见 ``prediction_model``。"""
+    for name, value, choices in (("engine", engine, ENGINES), ("precision", precision, tuple(TOLERANCE))):
+        if value not in choices:
+            raise UserError(f"{name}={value!r} 不合法:只能是 {'、'.join(choices)} 之一。")
+    if threads is not None:
+        check_positive(threads, "threads")
+
+
 def prediction_model(model, settings, images, engine="auto", precision="float32"):
     """为预测选一个模型:能用、也值得用推理引擎时是 ``FastModel``,否则就是原来的模型。
 
@@ -172,14 +183,14 @@ def add_engine_arguments(parser):
     """给脚本加上 ``--engine`` 和 ``--precision``,含义见 ``prediction_model``。"""
     parser.add_argument(
         "--engine",
-        choices=("auto", "inference", "eager"),
+        choices=ENGINES,
         default="auto",
         help="inference 静态图推理引擎(只用于 CPU),eager 动态图;\n"
         f"auto(默认)在 CPU 上有 {WORTH_IMAGES} 张以上时用推理引擎,张数少时建静态图不合算",
     )
     parser.add_argument(
         "--precision",
-        choices=("float32", "bfloat16"),
+        choices=tuple(TOLERANCE),
         default="float32",
         help="数值类型(默认 float32);bfloat16 更快,误差约百分之一,要 CPU 有 bfloat16 指令,且只用推理引擎",
     )
