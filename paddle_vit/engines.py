@@ -155,7 +155,7 @@ def prediction_model(model, settings, images, engine="auto", precision="float32"
         settings (dict): ``setup_runtime`` 的结果,用到 ``device`` 和 ``threads``。
         images (int): 要预测多少张;``engine='auto'`` 用它判断值不值得。
         engine (str): ``'auto'``、``'inference'``(推理引擎)或 ``'eager'``(动态图)。
-        precision (str): ``'float32'`` 或 ``'bfloat16'``;后者快一半以上,logits 约有百分之一的误差,要 CPU 支持。
+        precision (str): ``'float32'`` 或 ``'bfloat16'``;后者在有的 CPU 上更快,logits 约有百分之一的误差。
 
     Returns:
         tuple: (模型, 引擎的名字, 说明);想用推理引擎而没能用上时,说明是一行中文,否则是 ``None``。
@@ -192,5 +192,5 @@ def add_engine_arguments(parser):
         "--precision",
         choices=tuple(TOLERANCE),
         default="float32",
-        help="数值类型(默认 float32);bfloat16 更快,误差约百分之一,要 CPU 有 bfloat16 指令,且只用推理引擎",
+        help="数值类型(默认 float32);bfloat16 在有的 CPU 上更快,误差约百分之一,要 CPU 有 bfloat16 指令,且只用推理引擎",
     )

@@ -55,7 +55,7 @@ def train(config):
         config (Config): 全部设置,由 ``make_config`` 或 ``parse_config`` 建立。
 
     Returns:
-        LoadedRun: 训练好的运行,模型装着最佳权重,处于评估状态,可以直接交给 ``predict``。
+        LoadedRun: 训练好的运行,模型装着最佳权重,处于评估状态,可以直接交给 ``Predictor``。
 
     Raises:
         UserError: 数据、设置或运行目录有误,损失变成 NaN,磁盘满等;或者要几个进程而只有这一个。
