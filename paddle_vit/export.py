@@ -100,7 +100,7 @@ def export_model(loaded, output, images, onnx=True):
     if output.exists() and not is_export(output) and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output} 已经有了,而且不是导出的目录:请用 --output 换一个目录,或先把它移走。")
     if onnx and importlib.util.find_spec("paddle2onnx") is None:
-        raise UserError('没有装 paddle2onnx:请先 pip install -e ".[export]",或加 --no-onnx 不要 ONNX。')
+        raise UserError('没有装 paddle2onnx:请先 pip install -e ".[export]"(要 Python 3.9–3.12),或加 --no-onnx。')
     work = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     try:
         work.mkdir(parents=True)

@@ -270,7 +270,7 @@ def serve(classifier, examples=(), host="127.0.0.1", port=7860):
         UserError: 没有装 Gradio,或端口被占用。
     """
     if importlib.util.find_spec("gradio") is None:
-        raise UserError('没有装 Gradio:请先 pip install -e ".[page]"。')
+        raise UserError('没有装 Gradio:请先 pip install -e ".[page]"(要 Python 3.10 以上)。')
     check_port(host, port)
     import uvicorn
 

@@ -105,6 +105,14 @@ def test_a_new_export_replaces_the_old_one_and_nothing_else(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "out"]
 
 
+def test_without_paddle2onnx(tmp_path, monkeypatch):
+    """它没有给 Python 3.13 的安装包:只说“请安装”,那里的人就没有出路了。"""
+    monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"paddle2onnx.*3\.12.*--no-onnx"):
+        export_model(loaded("average"), tmp_path / "out", IMAGES[:2])
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_failure_keeps_the_old_export(tmp_path, monkeypatch):
     output = tmp_path / "out"
     source = loaded("average")
