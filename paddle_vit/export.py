@@ -96,7 +96,7 @@ def export_model(loaded, output, images, onnx=True):
     Raises:
         UserError: 目录里已经有别的东西,没有装 paddle2onnx,核对不上,或写不进去。
     """
-    output = Path(output)
+    output = Path(os.path.abspath(output))
     if output.exists() and not is_export(output) and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output} 已经有了,而且不是导出的目录:请用 --output 换一个目录,或先把它移走。")
     if onnx and importlib.util.find_spec("paddle2onnx") is None:

@@ -114,6 +114,12 @@ def test_without_paddle2onnx(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_empty_current_directory_can_be_the_output(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    export_model(loaded("average"), ".", IMAGES[:2], onnx=False)
+    assert is_export(tmp_path)
+
+
 def test_a_failure_keeps_the_old_export(tmp_path, monkeypatch):
     output = tmp_path / "out"
     source = loaded("average")
