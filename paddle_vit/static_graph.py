@@ -11,7 +11,8 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from .layers import LayerScale, NormalizedAttention
+from .errors import UserError
+from .layers import Identity, LayerScale, NormalizedAttention
 from .swin import PatchMerging, SwinTransformer
 
 __all__ = ["FAILURES", "StaticGraph", "save_weights", "with_ticket", "write_model"]
@@ -195,6 +196,8 @@ def _write_head(graph, x, head):
                 x = graph.layer_norm(x, layer)
             elif isinstance(layer, nn.GELU):
                 x = graph.gelu(x)
+            elif not isinstance(layer, (Identity, nn.Identity, nn.Dropout)):  # 预测时这几种什么也不做
+                raise UserError(f"分类头里的 {type(layer).__name__} 写不成静态图:能写的是 Linear、LayerNorm 和 GELU。")
     return x
 
 
@@ -335,6 +338,9 @@ def write_model(model):
     Returns:
         tuple: (program, constants):program 是 .pdmodel 的内容(bytes),输入 [B, C, H, W],输出 [B, K],B 随意;
         constants 是 {名字: numpy 数组}。
+
+    Raises:
+        UserError: 分类头里有别的层。
     """
     from paddle.pir_utils import OldIrGuard
 

@@ -179,6 +179,19 @@ def test_a_changed_model_falls_back():
     assert same is model and "patch_embed" in note
 
 
+def test_an_unknown_layer_in_the_head_is_named():
+    """不认识的层不能跳过:网络结构图没有答案可对,会少画一层。"""
+    model = make_model(num_classes=0)
+    model.head = paddle.nn.Sequential(paddle.nn.Linear(24, 8), paddle.nn.Dropout(0.5), paddle.nn.Linear(8, 7))
+    model.eval()
+    assert disagreement(model, compile_model(model, "oneDNN", threads=1), 2) < 1e-4  # 预测时没有 Dropout
+    model.head[1] = paddle.nn.ReLU()
+    with pytest.raises(UserError, match="ReLU"):
+        write_model(model)
+    same, _, note = prediction_model(model, CPU, 1, "inference")
+    assert same is model and "ReLU" in note
+
+
 @needs_openvino
 def test_a_second_engine_is_tried(monkeypatch):
     create = engines._create_predictor
