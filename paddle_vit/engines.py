@@ -139,12 +139,14 @@ def _fast_model(model, precision, threads):
 
 
 def check_engine(engine, precision, threads):
-    """引擎的设置不合法时抛出 ``UserError``;参数见 ``prediction_model``。"""
+    """引擎的设置不合法,或 CPU 没有 bfloat16 指令时抛出 ``UserError``;参数见 ``prediction_model``。"""
     for name, value, choices in (("engine", engine, ENGINES), ("precision", precision, tuple(TOLERANCE))):
         if value not in choices:
             raise UserError(f"{name}={value!r} 不合法:只能是 {'、'.join(choices)} 之一。")
     if threads is not None:
         check_positive(threads, "threads")
+    if precision == "bfloat16" and not {"avx512_bf16", "amx_bf16"} & runtime._cpu_flags()[1]:
+        raise UserError("这个 CPU 没有 bfloat16 指令(avx512_bf16 或 amx_bf16):请用 float32。")
 
 
 def prediction_model(model, settings, images, engine="auto", precision="float32"):
@@ -161,13 +163,12 @@ def prediction_model(model, settings, images, engine="auto", precision="float32"
         tuple: (模型, 引擎的名字, 说明);想用推理引擎而没能用上时,说明是一行中文,否则是 ``None``。
 
     Raises:
-        UserError: 要求 bfloat16,而设备、引擎或 CPU 不支持。
+        UserError: 某个参数不合法;要求 bfloat16,而设备、引擎或 CPU 不支持。
     """
+    check_engine(engine, precision, settings["threads"])
     if precision == "bfloat16":
         if settings["device"] == "gpu" or engine == "eager":
             raise UserError("--precision bfloat16 只用于 CPU 上的推理引擎:请加 --device cpu,并去掉 --engine eager。")
-        if not {"avx512_bf16", "amx_bf16"} & runtime._cpu_flags()[1]:
-            raise UserError("这个 CPU 没有 bfloat16 指令(avx512_bf16 或 amx_bf16):请用 --precision float32。")
         engine = "inference"
     if engine == "eager" or (engine == "auto" and (images < WORTH_IMAGES or settings["device"] == "gpu")):
         return model, "动态图", None

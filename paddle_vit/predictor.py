@@ -105,10 +105,10 @@ class Predictor:
     """
 
     def __init__(self, source, engine="auto", precision="float32", threads=None, images=None):
-        check_engine(engine, precision, threads)
         self._turn = threading.Lock()
         with _BUILDING:
             if isinstance(source, (str, Path)) and is_export(source):
+                check_engine(engine, precision, threads)
                 if engine == "eager":
                     raise UserError(f"{source} 是导出的静态图,没有动态图:请去掉 --engine eager,或给出原来的运行目录。")
                 self.info, self._run, self.engine = load_export(source, precision, threads)

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from test_export import IMAGES, loaded
 
-from paddle_vit import Predictor, UserError
+from paddle_vit import Predictor, UserError, runtime
 from paddle_vit.data import to_input
 from paddle_vit.export import export_model
 
@@ -125,6 +125,15 @@ def test_bad_settings_of_the_engine(source, settings, tmp_path):
     for of in (source, tmp_path / "out"):
         with pytest.raises(UserError, match=f"{name}={value!r}"):
             Predictor(of, **settings)
+
+
+def test_bfloat16_needs_the_cpu_for_an_export_too(source, tmp_path, monkeypatch):
+    """没有 bfloat16 指令时 OpenVINO 悄悄地用 float32 算,答案都对,名字却说是 bfloat16。"""
+    export_model(source, tmp_path / "out", IMAGES[:2], onnx=False)
+    monkeypatch.setattr(runtime, "_cpu_flags", lambda: ("GenuineIntel", {"avx2"}))
+    for of in (source, tmp_path / "out"):
+        with pytest.raises(UserError, match="avx512_bf16"):
+            Predictor(of, precision="bfloat16")
 
 
 def test_what_is_no_source(source):
