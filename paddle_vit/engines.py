@@ -159,7 +159,7 @@ def prediction_model(model, settings, images, engine="auto", precision="float32"
         if settings["device"] == "gpu" or engine == "eager":
             raise UserError("--precision bfloat16 只用于 CPU 上的推理引擎:请加 --device cpu,并去掉 --engine eager。")
         if not {"avx512_bf16", "amx_bf16"} & runtime._cpu_flags()[1]:
-            raise UserError("这个 CPU 没有 bfloat16 指令(avx512_bf16 或 amx_bf16):请用 --precision float32。")
+            raise UserError("这个 CPU 没有 bfloat16 指令(avx512_bf16 或 amx_bf16):请用 float32。")
         engine = "inference"
     if engine == "eager" or (engine == "auto" and (images < WORTH_IMAGES or settings["device"] == "gpu")):
         return model, "动态图", None

@@ -4,6 +4,9 @@
 写的是 Paddle 2 的旧格式(.pdmodel 和 .pdiparams):OpenVINO 和 VisualDL 只读它,paddle2onnx 也读。
 """
 
+import errno
+from pathlib import Path
+
 import numpy as np
 import paddle
 from paddle import nn
@@ -324,12 +327,17 @@ def save_weights(constants, path):
     Args:
         constants (dict): ``write_model`` 的第二项。
         path (str | Path): 目标文件。
+
+    Raises:
+        OSError: 磁盘满。
     """
     from paddle.base import core
 
     names = sorted(constants)  # 引擎按名字的次序读
     tensors = [paddle.to_tensor(constants[name]) for name in names]
     core.save_combine_func([tensor.value().get_tensor() for tensor in tensors], names, str(path), True, False, False)
+    if Path(path).stat().st_size < sum(array.nbytes for array in constants.values()):  # 写不下时 Paddle 不出声
+        raise OSError(errno.ENOSPC, "磁盘已满", str(path))
 
 
 def with_ticket(program):
