@@ -40,6 +40,7 @@ def _create_predictor(program, weights, engine, precision, threads):
         config.set_optim_cache_dir(directory)  # 否则 OpenVINO 在当前目录里留下 __cache__
         config.disable_gpu()
         config.disable_glog_info()
+        config.enable_memory_optim()  # 用完的中间结果,内存马上再用
         if threads:
             config.set_cpu_math_library_num_threads(threads)
         if engine == "OpenVINO":
