@@ -14,11 +14,13 @@ from paddle import nn
 
 from . import runtime
 from .errors import UserError
+from .layers import check_positive
 from .static_graph import FAILURES, save_weights, with_ticket, write_model
 
-__all__ = ["FastModel", "add_engine_arguments", "compile_model", "prediction_model"]
+__all__ = ["FastModel", "add_engine_arguments", "check_engine", "compile_model", "prediction_model"]
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}  # 与动态图之差的上限,相对于最大的 |logit|
+ENGINES = ("auto", "inference", "eager")
 WORTH_IMAGES = 500  # engine='auto' 时,图片少于这个数就不建静态图:建图的时间比省下的多
 
 
@@ -38,6 +40,7 @@ def _create_predictor(program, weights, engine, precision, threads):
         config.set_optim_cache_dir(directory)  # 否则 OpenVINO 在当前目录里留下 __cache__
         config.disable_gpu()
         config.disable_glog_info()
+        config.enable_memory_optim()  # 用完的中间结果,内存马上再用
         if threads:
             config.set_cpu_math_library_num_threads(threads)
         if engine == "OpenVINO":
@@ -136,6 +139,17 @@ def _fast_model(model, precision, threads):
     return None, ";".join(reasons)
 
 
+def check_engine(engine, precision, threads):
+    """引擎的设置不合法,或 CPU 没有 bfloat16 指令时抛出 ``UserError``;参数见 ``prediction_model``。"""
+    for name, value, choices in (("engine", engine, ENGINES), ("precision", precision, tuple(TOLERANCE))):
+        if value not in choices:
+            raise UserError(f"{name}={value!r} 不合法:只能是 {'、'.join(choices)} 之一。")
+    if threads is not None:
+        check_positive(threads, "threads")
+    if precision == "bfloat16" and not {"avx512_bf16", "amx_bf16"} & runtime._cpu_flags()[1]:
+        raise UserError("这个 CPU 没有 bfloat16 指令(avx512_bf16 或 amx_bf16):请用 float32。")
+
+
 def prediction_model(model, settings, images, engine="auto", precision="float32"):
     """为预测选一个模型:能用、也值得用推理引擎时是 ``FastModel``,否则就是原来的模型。
 
@@ -144,19 +158,18 @@ def prediction_model(model, settings, images, engine="auto", precision="float32"
         settings (dict): ``setup_runtime`` 的结果,用到 ``device`` 和 ``threads``。
         images (int): 要预测多少张;``engine='auto'`` 用它判断值不值得。
         engine (str): ``'auto'``、``'inference'``(推理引擎)或 ``'eager'``(动态图)。
-        precision (str): ``'float32'`` 或 ``'bfloat16'``;后者快一半以上,logits 约有百分之一的误差,要 CPU 支持。
+        precision (str): ``'float32'`` 或 ``'bfloat16'``;后者在有的 CPU 上更快,logits 约有百分之一的误差。
 
     Returns:
         tuple: (模型, 引擎的名字, 说明);想用推理引擎而没能用上时,说明是一行中文,否则是 ``None``。
 
     Raises:
-        UserError: 要求 bfloat16,而设备、引擎或 CPU 不支持。
+        UserError: 某个参数不合法;要求 bfloat16,而设备、引擎或 CPU 不支持。
     """
+    check_engine(engine, precision, settings["threads"])
     if precision == "bfloat16":
         if settings["device"] == "gpu" or engine == "eager":
             raise UserError("--precision bfloat16 只用于 CPU 上的推理引擎:请加 --device cpu,并去掉 --engine eager。")
-        if not {"avx512_bf16", "amx_bf16"} & runtime._cpu_flags()[1]:
-            raise UserError("这个 CPU 没有 bfloat16 指令(avx512_bf16 或 amx_bf16):请用 --precision float32。")
         engine = "inference"
     if engine == "eager" or (engine == "auto" and (images < WORTH_IMAGES or settings["device"] == "gpu")):
         return model, "动态图", None
@@ -172,14 +185,14 @@ def add_engine_arguments(parser):
     """给脚本加上 ``--engine`` 和 ``--precision``,含义见 ``prediction_model``。"""
     parser.add_argument(
         "--engine",
-        choices=("auto", "inference", "eager"),
+        choices=ENGINES,
         default="auto",
         help="inference 静态图推理引擎(只用于 CPU),eager 动态图;\n"
         f"auto(默认)在 CPU 上有 {WORTH_IMAGES} 张以上时用推理引擎,张数少时建静态图不合算",
     )
     parser.add_argument(
         "--precision",
-        choices=("float32", "bfloat16"),
+        choices=tuple(TOLERANCE),
         default="float32",
-        help="数值类型(默认 float32);bfloat16 更快,误差约百分之一,要 CPU 有 bfloat16 指令,且只用推理引擎",
+        help="数值类型(默认 float32);bfloat16 在有的 CPU 上更快,误差约百分之一,要 CPU 有 bfloat16 指令,且只用推理引擎",
     )

@@ -9,9 +9,9 @@
 
 import contextlib
 import dataclasses
+import errno
 import importlib.util
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -26,23 +26,39 @@ from .augment import normalize
 from .checkpoint import read_json
 from .cli import describe_os_error
 from .config import result_settings
-from .data import parse_info, read_image, to_input, varied_indices
+from .data import evaluation_batches, parse_info, read_image, to_input, varied_indices
 from .engines import TOLERANCE, FastModel, prediction_model
 from .errors import UserError
 from .evaluation import evaluate
 from .runs import LoadedRun, load_run_data
 from .static_graph import save_weights, write_model
 
-__all__ = ["compare_precisions", "export_model", "is_export", "load_export", "real_images"]
+__all__ = ["PrecisionComparison", "compare_precisions", "export_model", "is_export", "load_export", "real_images"]
 
 DESCRIPTION = "description.json"
 FORMAT = "paddle_vit-export"
 COMPARED = 100  # 核对多少张图像
+TIMED_BATCH, TIMED_ROUNDS = 16, 21  # 比较速度时每批几张,轮流几遍
 _FILES = ("model.pdmodel", "model.pdiparams")
 _PATTERN = {"format": str, "data": dict, "files": {None: int}, "probe": [float]}
+# 不用 paddle2onnx 的 optimize_tool:它会悄悄用 pip 装别的包,还多占内存;ONNX Runtime 读进去时自己会优化
 _CONVERT = """
-import sys, paddle2onnx
-paddle2onnx.export(*sys.argv[1:], opset_version=17, enable_onnx_checker=True)
+import sys, tempfile, onnx, paddle2onnx
+directory, program, weights, target = sys.argv[1:]
+tempfile.tempdir = directory
+model = onnx.load_from_string(paddle2onnx.export(program, weights, opset_version=17, optimize_tool="None"))
+(image,), (logits,) = model.graph.input, model.graph.output
+for node in model.graph.node:
+    node.output[:] = ["logits" if name == logits.name else name for name in node.output]
+logits.name = "logits"
+for value in (image, logits):
+    value.type.tensor_type.shape.dim[0].dim_param = "B"
+used = {"logits"}.union(*(node.input for node in model.graph.node))
+for i in reversed(range(len(model.graph.node))):
+    if used.isdisjoint(model.graph.node[i].output):
+        del model.graph.node[i]
+onnx.checker.check_model(model)
+onnx.save(model, target)
 """
 
 
@@ -69,16 +85,16 @@ def real_images(loaded, patterns=(), data_dir=None, count=COMPARED):
     info = loaded.info
     if patterns:
         return to_input([read_image(path, info.channels) for path in patterns[:count]], info)
-    part = _data_of(loaded, data_dir).test
+    part = _test_part(loaded, data_dir, "请用 --images 给几张图片来核对")
     (images,) = part.fetch([(varied_indices(part.labels, min(count, len(part))), None)])  # [B, H, W, C]
     return normalize(images, info.mean, info.std)
 
 
-def _data_of(loaded, data_dir):
-    """一个运行的数据集。"""
+def _test_part(loaded, data_dir, advice):
+    """一个运行的测试部分。"""
     if not isinstance(loaded, LoadedRun):
-        raise UserError(f"{loaded.source} 不是运行目录,没有测试数据:请用 --images 给几张图片来核对。")
-    return load_run_data(loaded, data_dir)
+        raise UserError(f"{loaded.source} 不是运行目录,没有测试数据:{advice}。")
+    return load_run_data(loaded, data_dir).test
 
 
 def export_model(loaded, output, images, onnx=True):
@@ -96,42 +112,72 @@ def export_model(loaded, output, images, onnx=True):
     Raises:
         UserError: 目录里已经有别的东西,没有装 paddle2onnx,核对不上,或写不进去。
     """
-    output = Path(output)
+    output = Path(output).absolute()
     if output.exists() and not is_export(output) and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output} 已经有了,而且不是导出的目录:请用 --output 换一个目录,或先把它移走。")
     if onnx and importlib.util.find_spec("paddle2onnx") is None:
-        raise UserError('没有装 paddle2onnx:请先 pip install -e ".[export]",或加 --no-onnx 不要 ONNX。')
-    work = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+        raise UserError('没有装 paddle2onnx:请先 pip install -e ".[export]"(要 Python 3.9–3.12),或加 --no-onnx。')
     try:
-        work.mkdir(parents=True)
-        program, constants = write_model(loaded.model)
-        (work / "model.pdmodel").write_bytes(program)
-        save_weights(constants, work / "model.pdiparams")
-        if onnx:
-            _convert_to_onnx(work)
-        differences = _check(loaded.model, work, images, onnx)
-        description = {**_describe(loaded, differences, len(images)), "files": _checksums(work)}
-        text = json.dumps(description, ensure_ascii=False, indent=1)
-        (work / DESCRIPTION).write_text(f"{text}\n", encoding="utf-8")
-        if output.exists():
-            output.rename(work / "old")
-        work.rename(output)
-        shutil.rmtree(output / "old", ignore_errors=True)
+        with _new_directory(output) as work:
+            _write(loaded.model, work)
+            if onnx:
+                _convert_to_onnx(work)
+            differences = _check(loaded.model, work, images, onnx)
+            description = {**_describe(loaded, differences, len(images)), "files": _checksums(work)}
+            text = json.dumps(description, ensure_ascii=False, indent=1)
+            (work / DESCRIPTION).write_text(f"{text}\n", encoding="utf-8")
     except OSError as error:
         raise UserError(describe_os_error(error, output)) from None
-    finally:
-        if (work / "old").exists() and not output.exists():  # 换到一半
-            (work / "old").rename(output)
-        shutil.rmtree(work, ignore_errors=True)
     return differences
+
+
+def _write(model, directory):
+    """写静态图和权重。"""
+    program, constants = write_model(model)
+    (directory / "model.pdmodel").write_bytes(program)
+    save_weights(constants, directory / "model.pdiparams")
+
+
+@contextlib.contextmanager
+def _new_directory(output):
+    """在 with 里给出一个临时目录,写完才换成 output;中途出错就删掉它,原来的 output 不变。"""
+    from filelock import FileLock, Timeout
+
+    work, old, lock = (output.with_name(f".{output.name}.{name}") for name in ("new", "old", "lock"))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(str(lock), timeout=0):
+            try:
+                if old.exists() and not output.exists():  # 上一次换到一半时被杀掉了
+                    old.rename(output)
+                for leftover in (work, old):
+                    shutil.rmtree(leftover, ignore_errors=True)
+                work.mkdir()
+                yield work
+                if output.exists():
+                    output.rename(old)
+                work.rename(output)
+            finally:
+                if old.exists() and not output.exists():
+                    old.rename(output)
+                for leftover in (work, old):
+                    shutil.rmtree(leftover, ignore_errors=True)
+                with contextlib.suppress(OSError):  # Windows 上还锁着,删不了
+                    lock.unlink()
+    except Timeout:
+        raise UserError(f"另一个程序正在往 {output} 导出:请等它结束,或用 --output 换一个目录。") from None
 
 
 def _convert_to_onnx(directory):
     """model.pdmodel -> model.onnx;paddle2onnx 遇到不会的算子会让整个进程退出,所以另开一个进程。"""
     files = [str(directory / f"model.{suffix}") for suffix in ("pdmodel", "pdiparams", "onnx")]
-    done = subprocess.run([sys.executable, "-c", _CONVERT, *files], capture_output=True, text=True, errors="replace")
-    if done.returncode or not Path(files[2]).exists():
-        reasons = [line for line in (done.stdout + done.stderr).splitlines() if "rror" in line]
+    needed = 2 * sum((directory / name).stat().st_size for name in _FILES) + 2**20  # ONNX 和 paddle2onnx 的中间文件
+    if shutil.disk_usage(directory).free < needed:  # 磁盘满时 paddle2onnx 说不清原因
+        raise OSError(errno.ENOSPC, "磁盘已满", files[2])
+    command = [sys.executable, "-c", _CONVERT, str(directory), *files]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+    if done.returncode:
+        reasons = [line.strip() for line in (done.stdout + done.stderr).splitlines() if "rror" in line]
         raise UserError(f"paddle2onnx 没有转换成功({(reasons or ['没有说明原因'])[0][:200]}):可以加 --no-onnx。")
 
 
@@ -149,6 +195,7 @@ def _check(model, directory, images, onnx):
     found = {}
     for engine, fast in _engines(directory, "float32", None):
         found[f"Paddle Inference({engine})"] = _logits(lambda x, fast=fast: fast(paddle.to_tensor(x)).numpy(), images)
+        del fast  # 建下一个之前,放掉它的内存
     if onnx and importlib.util.find_spec("onnxruntime") is not None:
         import onnxruntime
 
@@ -195,17 +242,26 @@ def _describe(loaded, differences, count):
         "classes": list(info.classes),
         "preprocess": {
             "channels": info.channels,
+            "mode": "L" if info.channels == 1 else "RGB",
             "steps": [
-                f"裁出中间的正方形,缩放成 {info.image_size}×{info.image_size}(Pillow 的 BICUBIC)",
+                "按 EXIF 摆正;透明处垫白;转成 mode(Pillow 的模式,RGB 按红、绿、蓝的次序)",
+                "裁出正中间的正方形(box 是小数:短边 s,左 (宽 - s) / 2,上 (高 - s) / 2),缩放成 image_size×image_size:"
+                "Pillow 的 resize,BICUBIC,缩小时带抗锯齿;已经是这么大的不变",
                 "除以 255,减 mean,除以 std,每个通道各自的",
+                "次序从 [高, 宽, 通道] 换成 [通道, 高, 宽]",
             ],
             "image_size": info.image_size,
             "mean": list(info.mean),
             "std": list(info.std),
         },
         "input": {"name": "image", "shape": ["B", info.channels, info.image_size, info.image_size], "dtype": "float32"},
-        "output": {"name": "logits", "shape": ["B", len(info.classes)], "dtype": "float32"},
-        "model": loaded.config.model_arguments(info) if run else {},
+        "output": {
+            "name": "logits",
+            "shape": ["B", len(info.classes)],
+            "dtype": "float32",
+            "probabilities": "softmax(logits),次序同 classes",
+        },
+        "model": loaded.arguments,
         "recipe": result_settings(loaded.config) if run else {},
         "summary": loaded.summary if run else None,
         "checked": {"images": count, "largest_difference_of_logits": differences},
@@ -250,8 +306,36 @@ def load_export(directory, precision="float32", threads=None):
     raise UserError(f"{directory} 里的静态图,这台电脑的推理引擎算不对({precision}):{advice}。")
 
 
+@dataclasses.dataclass(frozen=True)
+class PrecisionComparison:
+    """float32 与 bfloat16 的推理引擎的比较,各项的次序都是 (float32, bfloat16)。
+
+    Attributes:
+        engines (tuple[str]): 引擎的名字。
+        images (int): 测试部分有多少张。
+        top1 (tuple[float]): 在整个测试部分上的正确率,0–1。
+        speeds (tuple[float]): 每秒图像数,只算模型,不算读图。
+    """
+
+    engines: tuple
+    images: int
+    top1: tuple
+    speeds: tuple
+
+    def __str__(self):
+        lines = [
+            f"{engine}:测试部分 {self.images} 张的 top-1 {top1:.2%},每秒 {speed:.0f} 张(每批 {TIMED_BATCH} 张)"
+            for engine, top1, speed in zip(self.engines, self.top1, self.speeds)
+        ]
+        lost = 100 * (self.top1[0] - self.top1[1])
+        change = f"低 {lost:.2f} 个百分点" if lost > 0 else f"高 {-lost:.2f} 个百分点" if lost < 0 else "相同"
+        return "\n".join(
+            [*lines, f"bfloat16 比 float32:正确率{change},速度是 {self.speeds[1] / self.speeds[0]:.2f} 倍"]
+        )
+
+
 def compare_precisions(loaded, settings, data_dir=None):
-    """float32 与 bfloat16 的推理引擎在整个测试部分上各跑一遍。
+    """float32 与 bfloat16 的推理引擎:在整个测试部分上比正确率,再轮流计时比速度。
 
     Args:
         loaded (LoadedRun): 运行。
@@ -259,19 +343,32 @@ def compare_precisions(loaded, settings, data_dir=None):
         data_dir (str | None): 数据所在的目录;``None`` 用训练时的。
 
     Returns:
-        list[tuple[str, float, float]]: 每种精度的 (名字, top-1, 每秒图像数)。
+        PrecisionComparison
 
     Raises:
-        UserError: CPU 或引擎不支持 bfloat16。
+        UserError: CPU 或引擎不支持 bfloat16,或不是运行。
     """
-    part = _data_of(loaded, data_dir).test
-    rows = []
+    part = _test_part(loaded, data_dir, "比较 bfloat16 要有测试部分,请给运行目录,或去掉 --bfloat16")
+    models = {}
     for precision in ("float32", "bfloat16"):
         model, engine, note = prediction_model(loaded.model, settings, len(part), "inference", precision)
         if note:
             raise UserError(f"比不了 {precision}:{note}")
-        evaluate(model, part, loaded.info, 128)  # 第一遍热身
-        started = time.perf_counter()
-        result = evaluate(model, part, loaded.info, 128)
-        rows.append((engine, result.top1, len(part) / (time.perf_counter() - started)))
-    return rows
+        models[engine] = model
+    top1 = [evaluate(model, part, loaded.info, 128).top1 for model in models.values()]
+    _, images = next(evaluation_batches(part, loaded.info, TIMED_BATCH))
+    seconds = _seconds_in_turn(models.values(), paddle.to_tensor(images))
+    return PrecisionComparison(tuple(models), len(part), tuple(top1), tuple(len(images) / seconds))
+
+
+def _seconds_in_turn(models, images):
+    """几个模型轮流算同一批图像,各自用时(秒)的中位数;轮流,电脑忙闲的变化就大家都有份。"""
+    times = []
+    for _ in range(TIMED_ROUNDS):
+        row = []
+        for model in models:
+            started = time.perf_counter()
+            model(images)
+            row.append(time.perf_counter() - started)
+        times.append(row)
+    return np.median(times[1:], axis=0)  # 第一轮是热身

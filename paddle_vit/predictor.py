@@ -2,7 +2,9 @@
 
 import dataclasses
 import glob
+import struct
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +13,11 @@ from PIL import Image, ImageOps
 
 from .attention_maps import attention_weights
 from .data import convert_image, find_images, read_image, to_input
-from .engines import WORTH_IMAGES, prediction_model
+from .engines import WORTH_IMAGES, check_engine, prediction_model
 from .errors import UserError
 from .export import is_export, load_export
-from .runs import load_model
+from .layers import check_positive
+from .runs import LoadedModel, LoadedRun, load_model
 
 __all__ = ["Prediction", "Predictor", "expand_paths"]
 
@@ -99,19 +102,24 @@ class Predictor:
         model (nn.Layer | None): 动态图的模型;导出的目录里没有,是 ``None``。
 
     Raises:
-        UserError: 见 ``load_model``、``load_export`` 和 ``prediction_model``。
+        UserError: 某个参数不合法;或见 ``load_model``、``load_export`` 和 ``prediction_model``。
     """
 
     def __init__(self, source, engine="auto", precision="float32", threads=None, images=None):
         self._turn = threading.Lock()
         with _BUILDING:
             if isinstance(source, (str, Path)) and is_export(source):
+                check_engine(engine, precision, threads)
                 if engine == "eager":
                     raise UserError(f"{source} 是导出的静态图,没有动态图:请去掉 --engine eager,或给出原来的运行目录。")
                 self.info, self._run, self.engine = load_export(source, precision, threads)
                 self.loaded = self.model = self.note = None
                 return
             self.loaded = load_model(source) if isinstance(source, (str, Path)) else source
+            if not isinstance(self.loaded, (LoadedRun, LoadedModel)):
+                raise UserError(
+                    f"不能用 {type(source).__name__} 建 Predictor:请给运行目录、.safetensors 或导出的目录的路径。"
+                )
             self.info, self.model = self.loaded.info, self.loaded.model
             self.model.eval()
             settings = {"device": paddle.get_device().split(":")[0], "threads": threads}
@@ -133,9 +141,9 @@ class Predictor:
         Raises:
             UserError: top、batch_size 不是正数,或某一张不是图像。
         """
-        one = isinstance(images, (str, Path, Image.Image)) or getattr(images, "ndim", 4) < 4
-        found = list(self.each([images] if one else images, top, invert, batch_size))
-        return found[0] if one else found
+        if _is_one(images):
+            return next(self.each([images], top, invert, batch_size))
+        return list(self.each(images, top, invert, batch_size))
 
     def each(self, images, top=3, invert=False, batch_size=32):
         """同 ``__call__``,images 是若干张(可以是生成器),算好一批给出一批。
@@ -143,8 +151,7 @@ class Predictor:
         Yields:
             Prediction
         """
-        if top < 1:
-            raise UserError(f"top={top} 不合法:至少要给出 1 类。")
+        check_positive(top, "top")
         names = self.info.classes
         for row in self._rows(images, invert, batch_size):
             order = np.argsort(-row, kind="stable")[:top]
@@ -175,8 +182,9 @@ class Predictor:
 
     def _rows(self, images, invert, batch_size):
         """依次给出每一张的概率 [K]。"""
-        if batch_size < 1:
-            raise UserError(f"batch_size={batch_size} 不合法:每批至少 1 张。")
+        check_positive(batch_size, "batch_size")
+        if _is_one(images):
+            raise UserError("这里要若干张图像:只有一张时请放进列表,如 [图像]。")
         batch = []
         for image in images:
             batch.append(self._prepare(image, invert))
@@ -191,6 +199,10 @@ class Predictor:
         if isinstance(image, (str, Path)):
             image = read_image(image, self.info.channels)
         elif isinstance(image, Image.Image):
+            try:
+                image.load()  # Pillow 到用时才读文件
+            except (OSError, SyntaxError, ValueError, struct.error, EOFError):
+                raise UserError("这个 PIL 图像读不出像素:文件不完整,或已经关闭。请换一张,或重新打开。") from None
             image = convert_image(image, self.info.channels)
         else:
             image = convert_image(_from_array(image), self.info.channels)
@@ -206,13 +218,24 @@ class Predictor:
         return (exponents / exponents.sum(axis=1, keepdims=True)).astype("float32")
 
 
+def _is_one(images):
+    """是不是一张图像,而不是若干张。"""
+    return (
+        isinstance(images, (str, bytes, Path, Image.Image))
+        or not isinstance(images, Iterable)
+        or getattr(images, "ndim", 4) < 4
+    )
+
+
 def _from_array(array):
     """uint8 的数组 [H, W] 或 [H, W, C] -> PIL 图像。"""
+    if not hasattr(array, "ndim"):
+        raise UserError(f"{type(array).__name__} 不是图像:请给路径、PIL 图像或 uint8 的数组。")
     array = np.asarray(array)
     if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4))):
         raise UserError(
             f"数组的类型是 {array.dtype}、形状是 {list(array.shape)}:一张图像应是 uint8(0–255)的 [H, W] 或 [H, W, C],"
-            "C 是 1、3 或 4。"
+            "C 是 1、3 或 4。若干张灰度图用 list(数组)。"
         )
     if 0 in array.shape:
         raise UserError(f"数组的形状是 {list(array.shape)}:图像里没有像素。")

@@ -55,7 +55,7 @@ def train(config):
         config (Config): 全部设置,由 ``make_config`` 或 ``parse_config`` 建立。
 
     Returns:
-        LoadedRun: 训练好的运行,模型装着最佳权重,处于评估状态,可以直接交给 ``predict``。
+        LoadedRun: 训练好的运行,模型装着最佳权重,处于评估状态,可以直接交给 ``Predictor``。
 
     Raises:
         UserError: 数据、设置或运行目录有误,损失变成 NaN,磁盘满等;或者要几个进程而只有这一个。
@@ -319,6 +319,11 @@ class LoadedRun:
     model: object
 
     @property
+    def arguments(self):
+        """给 ``create_model`` 的参数(字典):用它能再建出同样的模型。"""
+        return self.config.model_arguments(self.info)
+
+    @property
     def summary(self):
         """summary.json 的内容:测试和验证的正确率、最好的一轮、用时等;还没训练完时是 ``None``。"""
         return read_json(self.directory / "summary.json")
@@ -375,11 +380,13 @@ class LoadedModel:
         source (Path): 从哪里读来的。
         info (DataInfo): 类别名、通道数、图像边长、均值和标准差。
         model (ViT): 装好权重,处于评估状态。
+        arguments (dict): 给 ``create_model`` 的参数:用它能再建出同样的模型。
     """
 
     source: Path
     info: DataInfo
     model: object
+    arguments: dict
 
 
 def load_model(source):
@@ -419,4 +426,4 @@ def load_model(source):
         raise UserError(f"{source} 的权重与它自己的说明不符:{details}。请重新转换或训练。")
     model.set_state_dict(tensors)
     model.eval()
-    return LoadedModel(source, info, model)
+    return LoadedModel(source, info, model, arguments)

@@ -5,12 +5,14 @@
 """
 
 import contextlib
+import struct
 
 import numpy as np
 import paddle
 from paddle import nn
 
-from .layers import LayerScale, NormalizedAttention
+from .errors import UserError
+from .layers import Identity, LayerScale, NormalizedAttention
 from .swin import PatchMerging, SwinTransformer
 
 __all__ = ["FAILURES", "StaticGraph", "save_weights", "with_ticket", "write_model"]
@@ -194,6 +196,8 @@ def _write_head(graph, x, head):
                 x = graph.layer_norm(x, layer)
             elif isinstance(layer, nn.GELU):
                 x = graph.gelu(x)
+            elif not isinstance(layer, (Identity, nn.Identity, nn.Dropout)):  # 预测时这几种什么也不做
+                raise UserError(f"分类头里的 {type(layer).__name__} 写不成静态图:能写的是 Linear、LayerNorm 和 GELU。")
     return x
 
 
@@ -334,6 +338,9 @@ def write_model(model):
     Returns:
         tuple: (program, constants):program 是 .pdmodel 的内容(bytes),输入 [B, C, H, W],输出 [B, K],B 随意;
         constants 是 {名字: numpy 数组}。
+
+    Raises:
+        UserError: 分类头里有别的层。
     """
     from paddle.pir_utils import OldIrGuard
 
@@ -358,17 +365,27 @@ def _serialize(program, inputs, outputs):
 
 
 def save_weights(constants, path):
-    """把静态图的权重存成 .pdiparams。
+    """把静态图的权重存成 .pdiparams:按名字的次序(引擎这样读),每个数组先是类型和形状,再是内容。
+
+    Paddle 自己的 ``save_combine_func`` 在磁盘满时不报错,Windows 上也打不开有中文的路径。
 
     Args:
         constants (dict): ``write_model`` 的第二项。
         path (str | Path): 目标文件。
-    """
-    from paddle.base import core
 
-    names = sorted(constants)  # 引擎按名字的次序读
-    tensors = [paddle.to_tensor(constants[name]) for name in names]
-    core.save_combine_func([tensor.value().get_tensor() for tensor in tensors], names, str(path), True, False, False)
+    Raises:
+        OSError: 写不进去。
+    """
+    from paddle.base.proto.framework_pb2 import VarType
+
+    types = {"float32": VarType.FP32, "int64": VarType.INT64}
+    with open(path, "wb") as file:
+        for name in sorted(constants):
+            array = constants[name]
+            description = VarType.TensorDesc(data_type=types[array.dtype.name], dims=array.shape).SerializeToString()
+            file.write(struct.pack("<IQIi", 0, 0, 0, len(description)))  # 前三个是格式的版本、LoD 的级数、张量的版本
+            file.write(description)
+            file.write(array)
 
 
 def with_ticket(program):

@@ -27,6 +27,8 @@ def main():
 
     settings = setup_runtime("cpu")
     loaded = load_model(args.model)
+    if args.bfloat16:
+        comparison = compare_precisions(loaded, settings, args.data_dir)
     output = args.output or (Path(args.model) / "export" if Path(args.model).is_dir() else "export")
     images = real_images(loaded, expand_paths(args.images), args.data_dir)
     differences = export_model(loaded, output, images, onnx=not args.no_onnx)
@@ -34,8 +36,7 @@ def main():
     for engine, difference in differences.items():
         print(f"  {engine} 与动态图在 {len(images)} 张图像上的 logits 最多差 {difference:.1e}")
     if args.bfloat16:
-        for engine, top1, speed in compare_precisions(loaded, settings, args.data_dir):
-            print(f"  {engine}:测试 top-1 {top1:.2%},每秒 {speed:.0f} 张")
+        print(comparison)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 import tempfile
+from pathlib import Path
 
 import numpy as np
 import paddle
@@ -10,6 +11,7 @@ from paddle_vit import UserError, ViT, engines
 from paddle_vit import runtime as runtime_module
 from paddle_vit.engines import FastModel, compile_model, prediction_model
 from paddle_vit.evaluation import evaluate
+from paddle_vit.static_graph import save_weights, write_model
 from paddle_vit.swin import SwinTransformer
 
 CPU = {"device": "cpu", "threads": 1}
@@ -88,6 +90,25 @@ def test_swin_equals_the_eager_model(engine, settings):
         assert disagreement(model, fast, batch) < 1e-4
 
 
+@pytest.mark.parametrize("model", [lambda: ViT(**SMALL), lambda: SwinTransformer(**SWIN, window_size=3)])
+def test_the_weights_are_written_like_paddle_writes_them(model, tmp_path):
+    from paddle.base import core
+
+    _, constants = write_model(model())
+    save_weights(constants, tmp_path / "ours")
+    names = sorted(constants)
+    tensors = [paddle.to_tensor(constants[name]) for name in names]
+    values = [tensor.value().get_tensor() for tensor in tensors]
+    core.save_combine_func(values, names, str(tmp_path / "theirs"), True, False, False)
+    assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="没有 /dev/full")
+def test_a_full_disk_is_an_error():
+    with pytest.raises(OSError, match="No space"):
+        save_weights(write_model(make_model())[1], "/dev/full")
+
+
 @needs_openvino
 @pytest.mark.skipif(not has_bfloat16, reason="这个 CPU 没有 bfloat16 指令")
 def test_bfloat16_is_close():
@@ -156,6 +177,19 @@ def test_a_changed_model_falls_back():
     del model.patch_embed
     same, _, note = prediction_model(model, CPU, 1, "inference")
     assert same is model and "patch_embed" in note
+
+
+def test_an_unknown_layer_in_the_head_is_named():
+    """不认识的层不能跳过:网络结构图没有答案可对,会少画一层。"""
+    model = make_model(num_classes=0)
+    model.head = paddle.nn.Sequential(paddle.nn.Linear(24, 8), paddle.nn.Dropout(0.5), paddle.nn.Linear(8, 7))
+    model.eval()
+    assert disagreement(model, compile_model(model, "oneDNN", threads=1), 2) < 1e-4  # 预测时没有 Dropout
+    model.head[1] = paddle.nn.ReLU()
+    with pytest.raises(UserError, match="ReLU"):
+        write_model(model)
+    same, _, note = prediction_model(model, CPU, 1, "inference")
+    assert same is model and "ReLU" in note
 
 
 @needs_openvino

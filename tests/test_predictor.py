@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from test_export import IMAGES, loaded
 
-from paddle_vit import Predictor, UserError
+from paddle_vit import Predictor, UserError, runtime
 from paddle_vit.attention_maps import attention_weights
 from paddle_vit.data import to_input
 from paddle_vit.export import export_model
@@ -76,20 +76,71 @@ def test_paths_pictures_and_arrays_are_the_same(predictor, tmp_path):
         (np.zeros((0, 4, 3), "uint8"), "没有像素"),
         (np.zeros(4, "uint8"), r"\[4\]"),
         ("none.png", "none.png"),
-        (b"bytes", "bytes|类型"),
-        (None, "类型"),
+        (np.zeros((5, 8, 8), "uint8"), r"list\("),
+        (b"bytes", "bytes"),
+        (None, "NoneType"),
+        (3, "int"),
     ],
 )
 def test_what_is_no_image(predictor, image, words):
     with pytest.raises(UserError, match=words):
         predictor([PICTURES[0], image])
+    with pytest.raises(UserError, match=words):
+        predictor(image)
     assert predictor(PICTURES[0]).label in predictor.info.classes  # 之后照样能用
 
 
-@pytest.mark.parametrize("settings, words", [(dict(top=0), "top=0"), (dict(batch_size=0), "batch_size=0")])
+def test_a_picture_whose_file_is_cut_or_closed(predictor, tmp_path):
+    PICTURES[0].save(tmp_path / "whole.png")
+    content = (tmp_path / "whole.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(content[: len(content) // 2])
+    closed = Image.open(tmp_path / "whole.png")
+    closed.close()
+    for picture in (Image.open(tmp_path / "cut.png"), closed):
+        with pytest.raises(UserError, match="不完整"):
+            predictor(picture)
+
+
+def test_one_picture_where_several_are_wanted(predictor):
+    for one in (PICTURES[0], np.asarray(PICTURES[0]), "a.png"):
+        with pytest.raises(UserError, match="列表"):
+            predictor.probabilities(one)
+        with pytest.raises(UserError, match="列表"):
+            list(predictor.each(one))
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [(dict(top=0), "top=0"), (dict(top=1.5), "top=1.5"), (dict(batch_size=0), "batch_size=0")],
+)
 def test_bad_settings(predictor, settings, words):
     with pytest.raises(UserError, match=words):
         predictor(PICTURES, **settings)
+
+
+@pytest.mark.parametrize("settings", [dict(engine="OpenVINO"), dict(precision="int8"), dict(threads=0)])
+def test_bad_settings_of_the_engine(source, settings, tmp_path):
+    """一个字也不能悄悄地当作别的。"""
+    export_model(source, tmp_path / "out", IMAGES[:2], onnx=False)
+    ((name, value),) = settings.items()
+    for of in (source, tmp_path / "out"):
+        with pytest.raises(UserError, match=f"{name}={value!r}"):
+            Predictor(of, **settings)
+
+
+def test_bfloat16_needs_the_cpu_for_an_export_too(source, tmp_path, monkeypatch):
+    """没有 bfloat16 指令时 OpenVINO 悄悄地用 float32 算,答案都对,名字却说是 bfloat16。"""
+    export_model(source, tmp_path / "out", IMAGES[:2], onnx=False)
+    monkeypatch.setattr(runtime, "_cpu_flags", lambda: ("GenuineIntel", {"avx2"}))
+    for of in (source, tmp_path / "out"):
+        with pytest.raises(UserError, match="avx512_bf16"):
+            Predictor(of, precision="bfloat16")
+
+
+def test_what_is_no_source(source):
+    for wrong in (source.model, None, b"runs/x"):
+        with pytest.raises(UserError, match=type(wrong).__name__):
+            Predictor(wrong)
 
 
 def test_several_threads_use_the_same(predictor, source):
