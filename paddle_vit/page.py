@@ -1,6 +1,7 @@
 """网页:放一张图片或写一个数字,看最可能的几类和注意力;另有一个 JSON 接口。页面用 Gradio,服务用它所用的 FastAPI。"""
 
 import asyncio
+import html
 import importlib.util
 import io
 import os
@@ -262,7 +263,8 @@ def create_page(classifier, examples=()):
     drawable = info.name in ("digits", "mnist")
     attention = classifier.predictor.model is not None and not has_windows(classifier.predictor.model)
     with gradio.Blocks(title="paddle_vit 看图分类", analytics_enabled=False, delete_cache=(600, 600)) as page:
-        gradio.Markdown(f"## 看图分类\n模型学的是 {info.name}:{_shorten(info.classes)}。")
+        words = html.escape(f"模型学的是 {info.name}:{_shorten(info.classes)}。")  # 类别名里可以有 <、& 和 *
+        gradio.HTML(f"<h2>看图分类</h2><p>{words}</p>")
         with gradio.Row():
             with gradio.Column():
                 with gradio.Tab("图片"):

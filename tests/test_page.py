@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import http.client
 import io
 import json
@@ -26,7 +27,7 @@ from PIL import Image
 from test_board import free_port
 from test_scripts import assert_one_chinese_line
 
-from paddle_vit.page import Classifier
+from paddle_vit.page import Classifier, create_page
 from paddle_vit.predictor import Predictor
 
 pytest.importorskip("gradio", reason='没有装 Gradio:pip install -e ".[page]"')
@@ -340,6 +341,14 @@ def test_the_end(tiny_run, tmp_path, name):
             process.send_signal(getattr(signal, name))
             _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors, list(tmp_path.iterdir())) == (0, "", [])
+
+
+def test_class_names_are_shown_as_they_are(tiny_run):
+    predictor = Predictor(tiny_run, "eager")
+    predictor.info = dataclasses.replace(predictor.info, classes=("<b>猫", "*狗*", *map(str, range(8))))
+    page = create_page(Classifier(predictor))
+    shown = "".join(str(getattr(block, "value", "")) for block in page.blocks.values())
+    assert "&lt;b&gt;猫、*狗*、0" in shown
 
 
 def test_errors(tiny_run, tmp_path):
