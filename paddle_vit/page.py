@@ -1,13 +1,13 @@
 """网页:放一张图片或写一个数字,看最可能的几类和注意力;另有一个 JSON 接口。页面用 Gradio,服务用它所用的 FastAPI。"""
 
 import asyncio
+import concurrent.futures
 import html
 import importlib.util
 import io
 import os
 import signal
 import tempfile
-import threading
 import warnings
 from pathlib import Path
 
@@ -48,7 +48,8 @@ class Classifier:
 
     def __init__(self, predictor, invert=False):
         self.predictor, self.invert = predictor, invert
-        self._places = threading.BoundedSemaphore(WORKERS)
+        # 总是这几个线程打开图片:Pillow 在哪个线程里用过的内存,系统的分配器就留在哪个线程里
+        self._workers = concurrent.futures.ThreadPoolExecutor(WORKERS)
 
     def open(self, source):
         """读一张图片;source 是路径或字节。
@@ -91,11 +92,13 @@ class Classifier:
         Raises:
             UserError: 见 ``open``。
         """
-        with self._places:
-            image = self.open(source)
-            if self.invert if invert is None else invert:
-                image = ImageOps.invert(image)
-            return self.predictor(image, TOP), image
+        return self._workers.submit(self._classify, source, self.invert if invert is None else invert).result()
+
+    def _classify(self, source, invert):
+        image = self.open(source)
+        if invert:
+            image = ImageOps.invert(image)
+        return self.predictor(image, TOP), image
 
     def attention(self, image):
         """注意力展开(rollout)盖在图像上,uint8 [H', W', 3];没有动态图的模型或是 Swin 时是 ``None``。"""

@@ -226,9 +226,9 @@ def memory_of(process):
     return int(re.search(r"VmRSS:\s*(\d+)", Path(f"/proc/{process.pid}/status").read_text())[1]) / 1024
 
 
-def ask_many(server, count, clients):
+def ask_many(server, count, clients, picture=PICTURE):
     """count 个请求,clients 个客户同时;返回每个请求的状态码。"""
-    content = png(PICTURE)
+    content = png(picture, compress_level=1)
 
     def client(number):
         connection = http.client.HTTPConnection("127.0.0.1", server[0], timeout=120)
@@ -256,6 +256,13 @@ def test_1000_requests_from_50_clients_lose_none_and_leave_the_memory_flat(serve
     before = memory_of(server[1])
     assert ask_many(server, 1000, 50) == [200] * 1000
     assert memory_of(server[1]) - before < 30
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="内存从 Linux 的 /proc 读")
+def test_big_pictures_at_once_take_the_memory_of_two(server):
+    before = memory_of(server[1])
+    assert ask_many(server, 12, 12, Image.new("RGBA", (4_000, 3_000))) == [200] * 12
+    assert memory_of(server[1]) - before < 700
 
 
 @pytest.fixture
