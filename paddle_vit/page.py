@@ -276,7 +276,10 @@ def create_page(classifier, examples=()):
                     # Gradio 自己打开图片时不限像素,坏图的提示是英文的;只要路径,由 Classifier 限制着打开
                     picture.preprocess = lambda payload: payload and payload.path
                     if examples:
-                        gradio.Examples(list(examples), picture, label="测试部分的例子")
+                        # 不用 gradio.Examples:点一个例子,它就换掉 picture,上面的 preprocess 随之失去
+                        samples = [[path] for path in examples]
+                        gallery = gradio.Dataset(components=[picture], samples=samples, label="测试部分的例子")
+                        gallery.click(lambda row: row[0], gallery, picture, api_visibility="private")
                 if drawable:
                     with gradio.Tab("写一个数字"):
                         brush = gradio.Brush(default_size=24, colors=["#000000"], color_mode="fixed")

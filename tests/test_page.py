@@ -298,6 +298,9 @@ def test_a_picture_in_a_browser(browser, tiny_run, tmp_path):
     assert words[3] == f"{expected.probability:.0%}"
     assert find(browser, "#heat img").get_property("naturalWidth") >= 280
     assert "测试部分的例子" in find(browser, "body").text
+    browser.refresh()
+    find(browser, ".gallery-item").click()
+    wait(lambda: "%" in find(browser, "#bars").text)
 
 
 def test_a_digit_drawn_in_a_browser(browser):
