@@ -1,12 +1,13 @@
 """网页:放一张图片或写一个数字,看最可能的几类和注意力;另有一个 JSON 接口。页面用 Gradio,服务用它所用的 FastAPI。"""
 
 import asyncio
+import concurrent.futures
+import html
 import importlib.util
 import io
 import os
 import signal
 import tempfile
-import threading
 import warnings
 from pathlib import Path
 
@@ -47,7 +48,8 @@ class Classifier:
 
     def __init__(self, predictor, invert=False):
         self.predictor, self.invert = predictor, invert
-        self._places = threading.BoundedSemaphore(WORKERS)
+        # 总是这几个线程打开图片:Pillow 在哪个线程里用过的内存,系统的分配器就留在哪个线程里
+        self._workers = concurrent.futures.ThreadPoolExecutor(WORKERS)
 
     def open(self, source):
         """读一张图片;source 是路径或字节。
@@ -90,11 +92,13 @@ class Classifier:
         Raises:
             UserError: 见 ``open``。
         """
-        with self._places:
-            image = self.open(source)
-            if self.invert if invert is None else invert:
-                image = ImageOps.invert(image)
-            return self.predictor(image, TOP), image
+        return self._workers.submit(self._classify, source, self.invert if invert is None else invert).result()
+
+    def _classify(self, source, invert):
+        image = self.open(source)
+        if invert:
+            image = ImageOps.invert(image)
+        return self.predictor(image, TOP), image
 
     def attention(self, image):
         """注意力展开(rollout)盖在图像上,uint8 [H', W', 3];没有动态图的模型或是 Swin 时是 ``None``。"""
@@ -262,7 +266,8 @@ def create_page(classifier, examples=()):
     drawable = info.name in ("digits", "mnist")
     attention = classifier.predictor.model is not None and not has_windows(classifier.predictor.model)
     with gradio.Blocks(title="paddle_vit 看图分类", analytics_enabled=False, delete_cache=(600, 600)) as page:
-        gradio.Markdown(f"## 看图分类\n模型学的是 {info.name}:{_shorten(info.classes)}。")
+        words = html.escape(f"模型学的是 {info.name}:{_shorten(info.classes)}。")  # 类别名里可以有 <、& 和 *
+        gradio.HTML(f"<h2>看图分类</h2><p>{words}</p>")
         with gradio.Row():
             with gradio.Column():
                 with gradio.Tab("图片"):
@@ -271,7 +276,10 @@ def create_page(classifier, examples=()):
                     # Gradio 自己打开图片时不限像素,坏图的提示是英文的;只要路径,由 Classifier 限制着打开
                     picture.preprocess = lambda payload: payload and payload.path
                     if examples:
-                        gradio.Examples(list(examples), picture, label="测试部分的例子")
+                        # 不用 gradio.Examples:点一个例子,它就换掉 picture,上面的 preprocess 随之失去
+                        samples = [[path] for path in examples]
+                        gallery = gradio.Dataset(components=[picture], samples=samples, label="测试部分的例子")
+                        gallery.click(lambda row: row[0], gallery, picture, api_visibility="private")
                 if drawable:
                     with gradio.Tab("写一个数字"):
                         brush = gradio.Brush(default_size=24, colors=["#000000"], color_mode="fixed")

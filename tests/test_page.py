@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import http.client
 import io
 import json
@@ -26,7 +27,7 @@ from PIL import Image
 from test_board import free_port
 from test_scripts import assert_one_chinese_line
 
-from paddle_vit.page import Classifier
+from paddle_vit.page import Classifier, create_page
 from paddle_vit.predictor import Predictor
 
 pytest.importorskip("gradio", reason='没有装 Gradio:pip install -e ".[page]"')
@@ -225,9 +226,9 @@ def memory_of(process):
     return int(re.search(r"VmRSS:\s*(\d+)", Path(f"/proc/{process.pid}/status").read_text())[1]) / 1024
 
 
-def ask_many(server, count, clients):
+def ask_many(server, count, clients, picture=PICTURE):
     """count 个请求,clients 个客户同时;返回每个请求的状态码。"""
-    content = png(PICTURE)
+    content = png(picture, compress_level=1)
 
     def client(number):
         connection = http.client.HTTPConnection("127.0.0.1", server[0], timeout=120)
@@ -255,6 +256,13 @@ def test_1000_requests_from_50_clients_lose_none_and_leave_the_memory_flat(serve
     before = memory_of(server[1])
     assert ask_many(server, 1000, 50) == [200] * 1000
     assert memory_of(server[1]) - before < 30
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="内存从 Linux 的 /proc 读")
+def test_big_pictures_at_once_take_the_memory_of_two(server):
+    before = memory_of(server[1])
+    assert ask_many(server, 12, 12, Image.new("RGBA", (4_000, 3_000))) == [200] * 12
+    assert memory_of(server[1]) - before < 700
 
 
 @pytest.fixture
@@ -290,6 +298,9 @@ def test_a_picture_in_a_browser(browser, tiny_run, tmp_path):
     assert words[3] == f"{expected.probability:.0%}"
     assert find(browser, "#heat img").get_property("naturalWidth") >= 280
     assert "测试部分的例子" in find(browser, "body").text
+    browser.refresh()
+    find(browser, ".gallery-item").click()
+    wait(lambda: "%" in find(browser, "#bars").text)
 
 
 def test_a_digit_drawn_in_a_browser(browser):
@@ -340,6 +351,14 @@ def test_the_end(tiny_run, tmp_path, name):
             process.send_signal(getattr(signal, name))
             _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors, list(tmp_path.iterdir())) == (0, "", [])
+
+
+def test_class_names_are_shown_as_they_are(tiny_run):
+    predictor = Predictor(tiny_run, "eager")
+    predictor.info = dataclasses.replace(predictor.info, classes=("<b>猫", "*狗*", *map(str, range(8))))
+    page = create_page(Classifier(predictor))
+    shown = "".join(str(getattr(block, "value", "")) for block in page.blocks.values())
+    assert "&lt;b&gt;猫、*狗*、0" in shown
 
 
 def test_errors(tiny_run, tmp_path):
