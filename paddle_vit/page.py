@@ -30,6 +30,7 @@ WORKERS = 2  # 同时处理几张:内存最多是几张大图
 MAX_WAITING = 256  # 最多多少个请求在等,再多的立刻说忙
 TOP = 5
 VISIBLE = 280  # 注意力图至少画这么大,像素
+MARGINS = {"digits": 0.0, "mnist": 0.2}  # 能写字的数据,字的四周留多少空白:digits 占满,MNIST 是 28 里的 20
 TOO_MANY_BYTES = f"图片超过 {MAX_BYTES >> 20} MB:请先缩小。"
 USAGE = "请用 POST,正文是图片文件的内容,如 curl --data-binary @图片.png 网址。"
 NO_IMAGE = "这不是图片,或文件不完整:请换一张。"
@@ -79,25 +80,27 @@ class Classifier:
         except UserError:
             raise UserError(NO_IMAGE) from None
 
-    def classify(self, source, invert=None):
+    def classify(self, source, drawn=False):
         """一张图片最可能的几类。
 
         Args:
             source (str | Path | bytes): 图片文件,或它的内容。
-            invert (bool | None): 先反色;``None`` 用构造时的。
+            drawn (bool): 它是在白纸上写的一个数字,大小和位置随意;只用于 ``MARGINS`` 里的数据。
 
         Returns:
-            tuple: (``Prediction``, 读进来的 PIL 图像,反色之后的)。
+            tuple: (``Prediction``, 交给模型的 PIL 图像)。
 
         Raises:
-            UserError: 见 ``open``。
+            UserError: 见 ``open``;或纸上什么也没有。
         """
-        return self._workers.submit(self._classify, source, self.invert if invert is None else invert).result()
+        return self._workers.submit(self._classify, source, drawn).result()
 
-    def _classify(self, source, invert):
+    def _classify(self, source, drawn):
         image = self.open(source)
-        if invert:
+        if drawn or self.invert:
             image = ImageOps.invert(image)
+        if drawn:
+            image = framed(image, MARGINS[self.predictor.info.name])
         return self.predictor(image, TOP), image
 
     def attention(self, image):
@@ -109,6 +112,18 @@ class Classifier:
         pixels = pixels.reshape(1, info.image_size, info.image_size, -1)  # [1, H, W, C]
         maps = token_map(rollout(self.predictor.attention([image])), model)  # [1, 行数, 列数]
         return overlay(pixels, maps, min_side=VISIBLE)[0]
+
+
+def framed(image, margin):
+    """黑底上的字,裁下来放在正方形的中间,四周留 margin 倍边长的空白:数据集里的字就是这样摆的。"""
+    box = image.getbbox()
+    if box is None:
+        raise UserError(NOT_DRAWN)
+    drawn = image.crop(box)
+    side = round(max(drawn.size) * (1 + 2 * margin))
+    square = Image.new(image.mode, (side, side))
+    square.paste(drawn, ((side - drawn.width) // 2, (side - drawn.height) // 2))
+    return square
 
 
 def examples_of(loaded, directory, data_dir=None, count=10):
@@ -248,11 +263,9 @@ def create_page(classifier, examples=()):
 
     def show(path, drawn=False):
         try:
-            prediction, image = classifier.classify(path, invert=True if drawn else None)  # 纸是白的,数据里是黑底白字
+            prediction, image = classifier.classify(path, drawn)
         except UserError as error:
             refuse(str(error))
-        if drawn and not np.asarray(image).any():
-            refuse(NOT_DRAWN)
         bars = dict(zip(prediction.labels, prediction.probabilities))
         return bars, classifier.attention(image)
 
@@ -263,7 +276,7 @@ def create_page(classifier, examples=()):
         return refuse(NOT_DRAWN) if path is None else show(path, drawn=True)
 
     info = classifier.predictor.info
-    drawable = info.name in ("digits", "mnist")
+    drawable = info.name in MARGINS
     attention = classifier.predictor.model is not None and not has_windows(classifier.predictor.model)
     with gradio.Blocks(title="paddle_vit 看图分类", analytics_enabled=False, delete_cache=(600, 600)) as page:
         words = html.escape(f"模型学的是 {info.name}:{_shorten(info.classes)}。")  # 类别名里可以有 <、& 和 *

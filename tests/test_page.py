@@ -27,8 +27,10 @@ from PIL import Image
 from test_board import free_port
 from test_scripts import assert_one_chinese_line
 
+from paddle_vit.errors import UserError
 from paddle_vit.page import Classifier, create_page
 from paddle_vit.predictor import Predictor
+from paddle_vit.runs import load_run, load_run_data
 
 pytest.importorskip("gradio", reason='没有装 Gradio:pip install -e ".[page]"')
 pytestmark = pytest.mark.slow
@@ -327,14 +329,49 @@ def test_a_digit_drawn_in_a_browser(browser):
     assert find(browser, "#heat img").get_property("naturalWidth") >= 280
 
 
-def test_a_drawing_is_inverted(tiny_run):
-    """纸是白的、透明的,数据里是黑底白字。"""
-    ink = np.zeros((28, 28, 4), "uint8")
-    ink[4:24, 12:16, 3] = 255  # 黑色的笔画,别处透明
+@pytest.mark.parametrize("name, margin", [("digits", 0), ("mnist", 4)])
+def test_a_drawing_is_inverted_and_framed(tiny_run, name, margin):
+    """纸是白的、透明的,数据里是黑底白字;写在哪里都一样。"""
+    ink = np.zeros((80, 90, 4), "uint8")
+    ink[50:70, 5:9, 3] = 255  # 黑色的笔画,别处透明
     classifier = Classifier(Predictor(tiny_run, "eager"))
-    found, image = classifier.classify(png(Image.fromarray(ink)), invert=True)
-    np.testing.assert_array_equal(np.asarray(image), ink[..., 3])
-    assert found == classifier.predictor(ink[..., 3], top=5)
+    classifier.predictor.info = dataclasses.replace(classifier.predictor.info, name=name)
+    found, image = classifier.classify(png(Image.fromarray(ink)), drawn=True)
+    expected = np.zeros((20 + 2 * margin, 20 + 2 * margin), "uint8")
+    expected[margin : margin + 20, margin + 8 : margin + 12] = 255
+    np.testing.assert_array_equal(np.asarray(image), expected)
+    assert found == classifier.predictor(expected, top=5)
+    with pytest.raises(UserError, match="还没有写字"):
+        classifier.classify(png(Image.new("RGBA", (80, 90))), drawn=True)
+
+
+def test_digits_written_anywhere_are_recognised(default_run):
+    """测试部分的数字用黑墨写在白纸的随机位置、随机大小。不裁下来摆正时,对的不到三成。"""
+    part = load_run_data(load_run(default_run)).test
+    classifier, rng, right = Classifier(Predictor(default_run)), np.random.default_rng(0), 0
+    for pixels, label in zip(part.images[..., 0], part.labels):
+        digit = Image.fromarray(pixels)
+        digit = digit.crop(digit.point(lambda v: 255 * (v > 60)).getbbox())
+        height = int(rng.integers(60, 240))
+        width = min(max(8, digit.width * height // digit.height), 270)
+        ink = digit.resize((width, height), Image.BICUBIC).point(lambda v: 255 * (v > 110))
+        paper = Image.new("L", (280, 280), 255)
+        paper.paste(0, (int(rng.integers(0, 281 - width)), int(rng.integers(0, 281 - height))), ink)
+        right += classifier.classify(png(paper), drawn=True)[0].label == str(label)
+    assert right / len(part) > 0.9
+
+
+def test_the_right_class_appears_in_a_browser(default_run, chromium, tmp_path):
+    """默认训练的模型,测试部分的一张数字。"""
+    part = load_run_data(load_run(default_run)).test
+    index = list(part.labels).index(3)
+    Image.fromarray(part.images[index, ..., 0]).save(tmp_path / "digit.png")
+    with started(default_run) as (port, _):
+        chromium.implicitly_wait(60)
+        chromium.get(f"http://127.0.0.1:{port}/")
+        find(chromium, "#picture input[type=file]").send_keys(str(tmp_path / "digit.png"))
+        wait(lambda: "%" in find(chromium, "#bars").text)
+        assert find(chromium, "#bars").text.split()[1] == "3"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows 没有 SIGTERM")
