@@ -14,14 +14,12 @@ from paddle import nn
 
 from . import runtime
 from .errors import UserError
-from .static_graph import save_weights, with_ticket, write_model
+from .static_graph import FAILURES, save_weights, with_ticket, write_model
 
 __all__ = ["FastModel", "add_engine_arguments", "compile_model", "prediction_model"]
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}  # 与动态图之差的上限,相对于最大的 |logit|
 WORTH_IMAGES = 500  # engine='auto' 时,图片少于这个数就不建静态图:建图的时间比省下的多
-# 别的版本的 Paddle 缺少某个接口、引擎不支持某个算子、学生改过模型,都会是这几种异常
-_FAILURES = (AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 
 
 def _create_predictor(program, weights, engine, precision, threads):
@@ -129,7 +127,7 @@ def _fast_model(model, precision, threads):
         try:
             fast = compile_model(model, engine, precision, threads)
             error = _disagreement(model, fast)
-        except _FAILURES as failure:
+        except FAILURES as failure:
             lines = str(failure).strip().splitlines() or [type(failure).__name__]
             reasons.append(f"{engine}:{lines[0][:200]}")
             continue

@@ -9,15 +9,18 @@ import os
 import sys
 from pathlib import Path
 
+from paddle.utils import unique_name
 from PIL import Image
 
 from .checkpoint import atomic_write, matches
 from .errors import UserError
 from .pictures import confusion_figure, draw, image_grid, mistakes_figure
+from .static_graph import FAILURES, write_model
 
 __all__ = ["RunLog", "load_metrics"]
 
 VISUALDL_FILE = "vdlrecords.log"  # 固定的名字:VisualDL 只读目录里最新的一个文件,续训必须接着写同一个
+GRAPH_FILE = "vdlgraph.log"
 METRICS_FILE = "metrics.jsonl"
 _METRICS = ("epoch", "train_loss", "train_top1", "val_loss", "val_top1", "lr", "images_per_second")
 
@@ -192,6 +195,23 @@ class RunLog:
         if self.enabled:
             for name, array in named_arrays:
                 self._writer.add_histogram(f"weights/{name}", array.flatten(), step)
+
+    def graph(self, model):
+        """写模型的结构,显示在 VisualDL 的“网络结构 - 动态”页,各层是可以展开的框。
+
+        VisualDL 2.5.3 自带的 ``add_graph`` 读不了 Paddle 3 存的模型;它分析旧格式的那一半还能用。
+        """
+        if not self.enabled:
+            return
+        try:
+            from visualdl.component.graph import analyse_model
+
+            with unique_name.guard():  # 给节点起名字的计数器,与 Paddle 给参数起名字的是同一个
+                nodes = analyse_model(write_model(model)[0])
+        except FAILURES as error:
+            self.say(f"提示:VisualDL 里不会有网络结构图,训练照常({type(error).__name__}:{error})。")
+            return
+        atomic_write(self.directory / GRAPH_FILE, json.dumps(nodes).encode())
 
     def evaluation(self, part_name, evaluation, part, classes, step):
         """写混淆矩阵和错得最离谱的图像;也把图存进运行目录(confusion_*.png、mistakes_*.png)。"""

@@ -4,6 +4,7 @@
 写的是 Paddle 2 的旧格式(.pdmodel 和 .pdiparams):OpenVINO 和 VisualDL 只读它,paddle2onnx 也读。
 """
 
+import contextlib
 import errno
 from pathlib import Path
 
@@ -14,7 +15,10 @@ from paddle import nn
 from .layers import LayerScale, NormalizedAttention
 from .swin import PatchMerging, SwinTransformer
 
-__all__ = ["StaticGraph", "save_weights", "with_ticket", "write_model"]
+__all__ = ["FAILURES", "StaticGraph", "save_weights", "with_ticket", "write_model"]
+
+# 写图和建引擎时,别的版本的 Paddle 缺少某个接口、引擎不支持某个算子、学生改过模型,都会是这几种异常
+FAILURES = (AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 
 
 class StaticGraph:
@@ -29,6 +33,7 @@ class StaticGraph:
         self.block = self.program.global_block()
         self.constants = {}
         self.count = 0
+        self.place = "/"
 
     def _variable(self, dtype="float32", **settings):
         self.count += 1
@@ -43,11 +48,21 @@ class StaticGraph:
         self.constants[variable.name] = array
         return variable
 
+    @contextlib.contextmanager
+    def inside(self, layer, name):
+        """这期间追加的算子属于这一层:VisualDL 的“网络结构”把它们画成一个可以展开的框。"""
+        outer, self.place = self.place, f"{self.place}{type(layer).__name__}[{name}]/"
+        try:
+            yield
+        finally:
+            self.place = outer
+
     def op(self, kind, inputs, output="Out", unused=(), name=None, **attributes):
         """追加一个算子;unused 是它必须有、而这里用不着的输出,name 是输出的名字。"""
         outputs = {key: [self._variable()] for key in unused}
         outputs[output] = [self._variable() if name is None else self.block.create_var(name=name, dtype="float32")]
-        self.block.append_op(type=kind, inputs=inputs, outputs=outputs, attrs=attributes)
+        op = self.block.append_op(type=kind, inputs=inputs, outputs=outputs, attrs=attributes)
+        op._set_attr("op_namescope", self.place)
         return outputs[output][0]
 
     def add(self, x, y, axis=-1):
@@ -154,26 +169,33 @@ def _write_attention(graph, y, attention, gamma=1.0, outputs=None, bias=None):
 
 def _write_mlp(graph, x, layer):
     """一层的后一半:x 加上 Mlp 分支。"""
-    y = graph.gelu(_write_linear(graph, graph.layer_norm(x, layer.mlp_norm), layer.mlp.fc1))
-    return graph.add(x, _write_linear(graph, y, layer.mlp.fc2, _gamma(layer.mlp_scale)))
+    y = graph.layer_norm(x, layer.mlp_norm)
+    with graph.inside(layer.mlp, "mlp"):
+        y = _write_linear(
+            graph, graph.gelu(_write_linear(graph, y, layer.mlp.fc1)), layer.mlp.fc2, _gamma(layer.mlp_scale)
+        )
+    return graph.add(x, y)
 
 
 def _write_encoder(graph, x, layer, outputs=None):
     """一个 ``EncoderLayer``,[B, N, D] -> [B, N, D];给了 outputs 就只算前这么多个 token 的输出,[B, outputs, D]。"""
-    z = _write_attention(graph, graph.layer_norm(x, layer.attn_norm), layer.attn, _gamma(layer.attn_scale), outputs)
+    y = graph.layer_norm(x, layer.attn_norm)
+    with graph.inside(layer.attn, "attn"):
+        z = _write_attention(graph, y, layer.attn, _gamma(layer.attn_scale), outputs)
     if outputs is not None:
         x = graph.slice(x, 1, 0, outputs)  # [B, outputs, D]
     return _write_mlp(graph, graph.add(x, z), layer)
 
 
 def _write_head(graph, x, head):
-    for layer in head if isinstance(head, nn.Sequential) else [head]:
-        if isinstance(layer, nn.Linear):
-            x = _write_linear(graph, x, layer)
-        elif isinstance(layer, nn.LayerNorm):
-            x = graph.layer_norm(x, layer)
-        elif isinstance(layer, nn.GELU):
-            x = graph.gelu(x)
+    with graph.inside(head, "head"):
+        for layer in head if isinstance(head, nn.Sequential) else [head]:
+            if isinstance(layer, nn.Linear):
+                x = _write_linear(graph, x, layer)
+            elif isinstance(layer, nn.LayerNorm):
+                x = graph.layer_norm(x, layer)
+            elif isinstance(layer, nn.GELU):
+                x = graph.gelu(x)
     return x
 
 
@@ -203,7 +225,8 @@ def _write_patches(graph, image, patches):
 
 def _write_vit(graph, image, model):
     """评估状态的 ``ViT.forward``:[B, C, H, W] -> [B, K]。"""
-    x = _write_patches(graph, image, model.patch_embed)  # [B, N, D]
+    with graph.inside(model.patch_embed, "patch_embed"):
+        x = _write_patches(graph, image, model.patch_embed)  # [B, N, D]
     prefix, positions = _prefix_and_positions(model)
     if positions is not None:
         x = graph.add(x, graph.constant(positions))
@@ -213,7 +236,8 @@ def _write_vit(graph, image, model):
     heads = [model.head] if model.distillation_token is None else [model.head, model.distillation_head]
     for i, layer in enumerate(model.encoders):  # 最后一层之后只用到 class token(和蒸馏 token),其余 token 不必算
         last = i == len(model.encoders) - 1
-        x = _write_encoder(graph, x, layer, len(heads) if last and model.pool == "cls" else None)
+        with graph.inside(layer, f"encoders.{i}"):
+            x = _write_encoder(graph, x, layer, len(heads) if last and model.pool == "cls" else None)
     if isinstance(model.norm, nn.LayerNorm):
         x = graph.layer_norm(x, model.norm)
     if model.pool == "cls":
@@ -266,7 +290,8 @@ def _write_block(graph, x, block, move, bias):
     split, join = move
     y = _write_move(graph, graph.layer_norm(x, block.attn_norm), split)  # [B, nW * N, D]
     y = graph.reshape(y, [-1, N, D])  # [B * nW, N, D]
-    z = _write_attention(graph, y, block.attn, bias=bias)
+    with graph.inside(block.attn, "attn"):
+        z = _write_attention(graph, y, block.attn, bias=bias)
     z = graph.gather(graph.reshape(z, [-1, len(split), D]), join)  # [B, H * W, D]
     return _write_mlp(graph, graph.add(x, z), block)
 
@@ -277,17 +302,27 @@ def _bias(block):
     return bias if block.mask is None else bias + block.mask.numpy()[:, None]  # [nW, h, N, N]
 
 
+def _write_stage(graph, x, stage, moves, biases):
+    """一个 ``SwinStage``,[B, H * W, D] -> [B, H/2 * W/2, 2D],最后一段不合并。"""
+    for i, block in enumerate(stage.blocks):
+        with graph.inside(block, f"blocks.{i}"):
+            x = _write_block(graph, x, block, moves[block], biases[block])
+    merging = stage.downsample
+    if merging not in moves:
+        return x
+    with graph.inside(merging, "downsample"):
+        x = graph.reshape(_write_move(graph, x, moves[merging]), [0, len(moves[merging]) // 4, 4 * x.shape[2]])
+        return _write_linear(graph, graph.layer_norm(x, merging.norm), merging.reduction)  # [B, H/2 * W/2, 2D]
+
+
 def _write_swin(graph, image, model, moves, biases):
     """评估状态的 ``SwinTransformer.forward``:[B, C, 高, 宽] -> [B, K]。"""
-    x = graph.layer_norm(_write_patches(graph, image, model.patch_embed), model.embed_norm)  # [B, H * W, D]
-    for stage in model.stages:
-        for block in stage.blocks:
-            x = _write_block(graph, x, block, moves[block], biases[block])
-        merging = stage.downsample
-        if merging in moves:
-            D = x.shape[2]
-            x = graph.reshape(_write_move(graph, x, moves[merging]), [0, len(moves[merging]) // 4, 4 * D])
-            x = _write_linear(graph, graph.layer_norm(x, merging.norm), merging.reduction)  # [B, H/2 * W/2, 2D]
+    with graph.inside(model.patch_embed, "patch_embed"):
+        x = _write_patches(graph, image, model.patch_embed)  # [B, H * W, D]
+    x = graph.layer_norm(x, model.embed_norm)
+    for i, stage in enumerate(model.stages):
+        with graph.inside(stage, f"stages.{i}"):
+            x = _write_stage(graph, x, stage, moves, biases)
     x = graph.mean_of_tokens(graph.layer_norm(x, model.norm))  # [B, D]
     return _write_head(graph, x, model.head)
 
@@ -318,7 +353,10 @@ def write_model(model):
 
 
 def _serialize(program, inputs, outputs):
-    return paddle.static.normalize_program(program, inputs, outputs).desc.serialize_to_string()
+    program = paddle.static.normalize_program(program, inputs, outputs)
+    for op in program.global_block().ops:
+        op._remove_attr("op_callstack")  # 写图的代码所在的路径,与别人无关
+    return program.desc.serialize_to_string()
 
 
 def save_weights(constants, path):

@@ -536,6 +536,7 @@ def _fit(trainer, log, resumed):
     counts = " / ".join(f"{info.counts[part]}" for part in ("train", "val", "test"))
     log.say(f"数据 {info.name}:训练/验证/测试 {counts} 张,{len(info.classes)} 类,{info.image_size} 像素")
     log.say(f"模型 {config.model}:{parameters:,} 个参数;每轮 {trainer.steps_per_epoch} 步,每步 {trainer.batch} 张")
+    log.graph(trainer.model)
     if config.train_only != "all":
         log.say(f"只训练分类头:{sum(parameter.size for parameter in trainer.trained):,} 个参数,其余冻结")
         if config.weights is None:

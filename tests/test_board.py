@@ -75,6 +75,26 @@ def test_the_loss_chart_is_drawn_in_a_browser(board, chromium):
     assert "标量数据" in text  # 界面是中文
 
 
+def test_the_graph_of_the_model_is_drawn_in_a_browser(board, chromium):
+    """“网络结构 - 动态”画出各层;点开 EncoderLayer 再点开 Attention,看见 softmax。"""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    wait = WebDriverWait(chromium, 60)
+    chromium.get(f"{board}/app/graph/dynamic_graph")
+    wait.until(lambda page: page.find_elements("tag name", "iframe"))
+    assert "网络结构 - 动态" in chromium.find_element("tag name", "body").text
+    chromium.switch_to.frame(0)
+    for layer in ("EncoderLayer[encoders.0]", "Attention[attn]"):
+        assert "softmax" not in chromium.find_element("tag name", "body").text
+        unfold = f"""
+            for (const button of document.querySelectorAll('g.node-item-buttons'))
+              if (button.parentElement.textContent.includes('{layer}'))
+                return button.dispatchEvent(new MouseEvent('click', {{bubbles: true}}));
+            return false;"""
+        wait.until(lambda page, unfold=unfold: page.execute_script(unfold))
+    wait.until(lambda page: "softmax" in page.find_element("tag name", "body").text)
+
+
 def test_errors(tmp_path, tiny_run):
     assert_one_chinese_line(run_script("board", tmp_path), tmp_path)
     assert_one_chinese_line(run_script("board", tiny_run, "--port", "0"), "--port", "0")

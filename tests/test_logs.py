@@ -1,9 +1,14 @@
+import collections
 import io
 import json
 
 import numpy as np
+import paddle
+import pytest
+from paddle.utils import unique_name
 from PIL import Image
 
+from paddle_vit import create_model
 from paddle_vit.logs import RunLog
 from paddle_vit.pictures import confusion_figure, draw, image_grid, mistakes_figure
 
@@ -135,3 +140,51 @@ def test_a_runs_records(tiny_run):
     lines = read_metrics(tiny_run)
     assert [line["epoch"] for line in lines] == [1, 2]
     assert {"train_loss", "train_top1", "val_loss", "val_top1", "lr", "images_per_second"} <= set(lines[0])
+
+
+def graph_of(model, directory):
+    """``RunLog.graph`` 写的文件,VisualDL 自己的格式;没有写就是 ``None``。"""
+    log = RunLog(directory, 1, 1)
+    log.graph(model)
+    log.close()
+    path = directory / "vdlgraph.log"
+    return path.read_text() if path.exists() else None
+
+
+@pytest.mark.parametrize(
+    "name, settings, layers",
+    [
+        ("vit", {}, ("PatchEmbedding", "EncoderLayer", "Attention", "Mlp")),
+        (
+            "swin_tiny",
+            dict(image_size=32, embed_dim=24, window_size=4),
+            ("PatchEmbedding", "SwinStage", "SwinBlock", "WindowAttention", "Mlp", "PatchMerging"),
+        ),
+    ],
+)
+def test_the_graph_has_every_layer_and_the_shapes(tmp_path, name, settings, layers):
+    model = create_model(name, num_classes=7, **settings)
+    text = graph_of(model, tmp_path)
+    graph = json.loads(text)
+    boxes = collections.Counter(node["type"] for node in graph["nodes"] if not node["is_leaf_node"])
+    expected = collections.Counter(type(layer).__name__ for layer in model.sublayers())
+    assert {layer: boxes[layer] for layer in layers} == {layer: expected[layer] for layer in layers}
+    shapes = {variable["name"]: variable["shape"] for variable in graph["vars"]}
+    assert shapes["image"] == [-1, 3, *model.patch_embed.image_size] and shapes["logits"] == [-1, 7]
+    assert "static_graph" not in text  # 没有这台电脑的路径
+
+
+def test_the_graph_does_not_change_the_names_of_later_parameters(tmp_path):
+    model = create_model("vit")
+    with unique_name.guard():
+        names = [paddle.nn.LayerNorm(4).weight.name]
+        assert graph_of(model, tmp_path)
+        names.append(paddle.nn.LayerNorm(4).weight.name)
+    assert names == ["layer_norm_0.w_0", "layer_norm_1.w_0"]
+
+
+def test_a_model_that_cannot_be_drawn_only_gets_a_hint(tmp_path, capsys):
+    model = create_model("vit")
+    model.encoders[0].mlp = paddle.nn.Linear(96, 96)  # 学生换上自己的层
+    assert graph_of(model, tmp_path) is None
+    assert "网络结构" in capsys.readouterr().out
