@@ -41,25 +41,6 @@ COMPARED = 100  # 核对多少张图像
 TIMED_BATCH, TIMED_ROUNDS = 16, 21  # 比较速度时每批几张,轮流几遍
 _FILES = ("model.pdmodel", "model.pdiparams")
 _PATTERN = {"format": str, "data": dict, "files": {None: int}, "probe": [float]}
-# 不用 paddle2onnx 的 optimize_tool:它会悄悄用 pip 装别的包,还多占内存;ONNX Runtime 读进去时自己会优化
-_CONVERT = """
-import sys, tempfile, onnx, paddle2onnx
-directory, program, weights, target = sys.argv[1:]
-tempfile.tempdir = directory
-model = onnx.load_from_string(paddle2onnx.export(program, weights, opset_version=17, optimize_tool="None"))
-(image,), (logits,) = model.graph.input, model.graph.output
-for node in model.graph.node:
-    node.output[:] = ["logits" if name == logits.name else name for name in node.output]
-logits.name = "logits"
-for value in (image, logits):
-    value.type.tensor_type.shape.dim[0].dim_param = "B"
-used = {"logits"}.union(*(node.input for node in model.graph.node))
-for i in reversed(range(len(model.graph.node))):
-    if used.isdisjoint(model.graph.node[i].output):
-        del model.graph.node[i]
-onnx.checker.check_model(model)
-onnx.save(model, target)
-"""
 
 
 def is_export(source):
@@ -169,12 +150,11 @@ def _new_directory(output):
 
 
 def _convert_to_onnx(directory):
-    """model.pdmodel -> model.onnx;paddle2onnx 遇到不会的算子会让整个进程退出,所以另开一个进程。"""
-    files = [str(directory / f"model.{suffix}") for suffix in ("pdmodel", "pdiparams", "onnx")]
+    """model.pdmodel -> model.onnx,在另一个进程里,见 ``onnx_conversion``。"""
     needed = 2 * sum((directory / name).stat().st_size for name in _FILES) + 2**20  # ONNX 和 paddle2onnx 的中间文件
     if shutil.disk_usage(directory).free < needed:  # 磁盘满时 paddle2onnx 说不清原因
-        raise OSError(errno.ENOSPC, "磁盘已满", files[2])
-    command = [sys.executable, "-c", _CONVERT, str(directory), *files]
+        raise OSError(errno.ENOSPC, "磁盘已满", str(directory / "model.onnx"))
+    command = [sys.executable, "-m", "paddle_vit.onnx_conversion", str(directory)]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace")
     if done.returncode:
         reasons = [line.strip() for line in (done.stdout + done.stderr).splitlines() if "rror" in line]
