@@ -4,7 +4,7 @@ from setuptools import find_packages, setup
 SELENIUM = "selenium>=4.11; python_version >= '3.10'"
 
 PAGE = "gradio>=6,<7; python_version >= '3.10'"
-EXPORT = ["paddle2onnx==2.1.0; python_version < '3.13'", "onnxruntime"]  # 没有给 Python 3.13 的 paddle2onnx
+EXPORT = ["onnx", "paddle2onnx==2.1.0; python_version < '3.13'", "onnxruntime"]  # 没有给 Python 3.13 的 paddle2onnx
 
 setup(
     name="paddle_vit",

@@ -65,5 +65,9 @@ def __getattr__(name):
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+def __dir__():
+    return sorted({*globals(), *__all__})
+
+
 # 导入 Paddle 时打印的别的话照样显示
 sys.stderr.writelines(line for line in _complaints.getvalue().splitlines(True) if "OMP_NUM_THREADS" not in line)

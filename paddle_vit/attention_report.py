@@ -25,7 +25,7 @@ from .attention_maps import (
 )
 from .augment import normalize, resize_and_center_crop
 from .checkpoint import atomic_write
-from .data import evaluation_batches, read_image, varied_indices
+from .data import evaluation_batches, read_image, varied_images
 from .errors import UserError
 from .predictor import expand_paths
 from .runs import build_model, load_run_data
@@ -100,8 +100,7 @@ def pictures_to_show(loaded, patterns, sample, invert=False, data_dir=None):
         images = np.stack(images).reshape(count, info.image_size, info.image_size, -1)  # [B, H, W, C]
         return Pictures([path.stem for path in paths], images)
     part = data_to_look_at(loaded, data_dir).val
-    indices = varied_indices(part.labels, count)
-    (images,) = part.fetch([(indices, None)])  # [B, H, W, C]
+    indices, images = varied_images(part, count)  # [B], [B, H, W, C]
     return Pictures([f"val{i}" for i in indices], images, [info.classes[k] for k in part.labels[indices]])
 
 

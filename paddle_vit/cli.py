@@ -161,7 +161,8 @@ def check_port(host, port):
     if not 0 < port < 65536:
         raise UserError(f"--port {port} 不合法:端口应在 1 到 65535 之间。")
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if os.name == "posix":  # 刚关掉的端口可以马上再用;在 Windows 上它的意思是可以抢别人的
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except (OSError, UnicodeError):  # 后者是不合法的主机名

@@ -446,6 +446,8 @@ def load_config(directory):
         UserError: 不是运行目录,或文件损坏。
     """
     path = Path(directory) / "config.yaml"
+    if not path.exists() and (Path(directory) / "description.json").exists():
+        raise UserError(f"{directory} 是导出的目录,这里要的是它所属的运行目录(在 scripts/train.py 建立的 runs/… 里)。")
     if not path.exists():
         raise UserError(
             f"{directory} 不是一个运行目录(里面没有 config.yaml):请给 scripts/train.py 建立的目录,如 runs/…。"

@@ -44,6 +44,7 @@ __all__ = [
     "stratified_split",
     "to_input",
     "training_batches",
+    "varied_images",
     "varied_indices",
 ]
 
@@ -291,6 +292,13 @@ def varied_indices(labels, count):
     for label in np.unique(labels):
         turns[labels == label] = np.arange((labels == label).sum())
     return np.lexsort((labels, turns))[:count]
+
+
+def varied_images(part, count):
+    """``varied_indices`` 的那几张:(下标 [b], 图像 uint8 [b, H, W, C])。"""
+    indices = varied_indices(part.labels, count)
+    (images,) = part.fetch([(indices, None)])  # [b, H, W, C]
+    return indices, images
 
 
 _FASHION = ("T恤", "裤子", "套头衫", "连衣裙", "外套", "凉鞋", "衬衫", "运动鞋", "包", "短靴")

@@ -26,8 +26,8 @@ from .augment import normalize
 from .checkpoint import read_json
 from .cli import describe_os_error
 from .config import result_settings
-from .data import evaluation_batches, parse_info, read_image, to_input, varied_indices
-from .engines import TOLERANCE, FastModel, prediction_model
+from .data import evaluation_batches, parse_info, read_image, to_input, varied_images
+from .engines import compare_logits, each_engine, logits_of, prediction_model, right_engine
 from .errors import UserError
 from .evaluation import evaluate
 from .runs import LoadedRun, load_run_data
@@ -67,7 +67,7 @@ def real_images(loaded, patterns=(), data_dir=None, count=COMPARED):
     if patterns:
         return to_input([read_image(path, info.channels) for path in patterns[:count]], info)
     part = _test_part(loaded, data_dir, "请用 --images 给几张图片来核对")
-    (images,) = part.fetch([(varied_indices(part.labels, min(count, len(part))), None)])  # [B, H, W, C]
+    _, images = varied_images(part, count)  # [B, H, W, C]
     return normalize(images, info.mean, info.std)
 
 
@@ -161,44 +161,35 @@ def _convert_to_onnx(directory):
         raise UserError(f"paddle2onnx 没有转换成功({(reasons or ['没有说明原因'])[0][:200]}):可以加 --no-onnx。")
 
 
-@paddle.no_grad()
-def _logits(model, images, batch_size=16):
-    """每批 batch_size 张,最后另算一张一批的:[B + 1, K]。"""
-    parts = [images[i : i + batch_size] for i in range(0, len(images), batch_size)] + [images[:1]]
-    return np.concatenate([np.asarray(model(part)) for part in parts])
-
-
 def _check(model, directory, images, onnx):
     """读回来算一遍,返回 {引擎的名字: 与动态图的 logits 最大的差};差得太多就报错。"""
-    expected = _logits(lambda x: model(paddle.to_tensor(x)).numpy(), images)
-    limit = TOLERANCE["float32"] * max(1.0, float(np.abs(expected).max()))
+    expected = logits_of(model, images)
     found = {}
-    for engine, fast in _engines(directory, "float32", None):
-        found[f"Paddle Inference({engine})"] = _logits(lambda x, fast=fast: fast(paddle.to_tensor(x)).numpy(), images)
-        del fast  # 建下一个之前,放掉它的内存
+    for engine, fast, logits in each_engine(*_files(directory), images):
+        if fast is not None:
+            found[f"Paddle Inference({engine})"] = logits
+        del fast  # 放掉它的内存
     if onnx and importlib.util.find_spec("onnxruntime") is not None:
         import onnxruntime
 
         session = onnxruntime.InferenceSession(str(directory / "model.onnx"), providers=["CPUExecutionProvider"])
-        name = session.get_inputs()[0].name
-        found["ONNX Runtime"] = _logits(lambda x: session.run(None, {name: x})[0], images)
+        found["ONNX Runtime"] = logits_of(
+            lambda x: paddle.to_tensor(session.run(None, {"image": x.numpy()})[0]), images
+        )
     if not found:
         raise UserError("推理引擎读不了写好的静态图,没有留下文件:请检查 Paddle 的版本。")
-    differences = {name: float(np.abs(logits - expected).max()) for name, logits in found.items()}
-    for name, difference in differences.items():
-        if not difference <= limit:
-            raise UserError(
-                f"导出的模型与动态图对不上:{name} 的 logits 相差 {difference:.1e},上限 {limit:.1e};没有留下文件。"
-            )
+    differences = {}
+    for name, logits in found.items():
+        differences[name], limit = compare_logits(logits, expected, "float32")
+        if not differences[name] <= limit:
+            numbers = f"相差 {differences[name]:.1e},上限 {limit:.1e}"
+            raise UserError(f"导出的模型与动态图对不上:{name} 的 logits {numbers};没有留下文件。")
     return differences
 
 
-def _engines(directory, precision, threads):
-    """依次给出能用的引擎:(名字, ``FastModel``)。"""
-    program = (directory / "model.pdmodel").read_bytes()
-    for engine in ("OpenVINO", "oneDNN", "原生") if precision == "float32" else ("OpenVINO",):
-        with contextlib.suppress(AttributeError, RuntimeError, ValueError):  # 这个 Paddle 没有编译它,或读不懂文件
-            yield engine, FastModel(program, directory / "model.pdiparams", engine, precision, threads)
+def _files(directory):
+    """(静态图的内容, 权重文件)。"""
+    return (directory / "model.pdmodel").read_bytes(), directory / "model.pdiparams"
 
 
 def _checksums(directory):
@@ -276,14 +267,13 @@ def load_export(directory, precision="float32", threads=None):
     if _checksums(directory) != {name: description["files"].get(name) for name in _FILES}:
         raise UserError(f"{directory} 里的静态图已损坏(校验和不对):{advice}。")
     info = parse_info(description["data"], path)
-    expected = np.array(description["probe"], "float32")
-    limit = TOLERANCE[precision] * max(1.0, float(np.abs(expected).max()))
-    probe = paddle.to_tensor(_probe(info))
-    for engine, fast in _engines(directory, precision, threads):
-        logits = fast(probe).numpy()[0]
-        if logits.shape == expected.shape and np.abs(logits - expected).max() <= limit:
-            return info, fast, f"{engine} {precision}"
-    raise UserError(f"{directory} 里的静态图,这台电脑的推理引擎算不对({precision}):{advice}。")
+    expected = np.array(description["probe"], "float32")  # [K]
+    if len(expected) != len(info.classes):
+        raise UserError(f"{path} 已损坏:{advice}。")
+    fast, engine = right_engine(*_files(directory), _probe(info), np.stack([expected] * 2), precision, threads)
+    if fast is None:
+        raise UserError(f"{directory} 里的静态图,这台电脑的推理引擎算不对({engine}):{advice}。")
+    return info, fast, f"{engine} {precision}"
 
 
 @dataclasses.dataclass(frozen=True)

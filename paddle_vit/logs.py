@@ -15,7 +15,7 @@ from PIL import Image
 from .checkpoint import atomic_write, matches
 from .errors import UserError
 from .pictures import confusion_figure, draw, image_grid, mistakes_figure
-from .static_graph import FAILURES, write_model
+from .static_graph import ENGINE_ERRORS, write_model
 
 __all__ = ["RunLog", "load_metrics"]
 
@@ -207,8 +207,8 @@ class RunLog:
             from visualdl.component.graph import analyse_model
 
             with unique_name.guard():  # 给节点起名字的计数器,与 Paddle 给参数起名字的是同一个
-                nodes = analyse_model(write_model(model)[0])
-        except FAILURES as error:
+                nodes = analyse_model(write_model(model, keep_constants=False)[0])
+        except ENGINE_ERRORS as error:
             self.say(f"提示:VisualDL 里不会有网络结构图,训练照常({type(error).__name__}:{error})。")
             return
         atomic_write(self.directory / GRAPH_FILE, json.dumps(nodes).encode())

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from .attention_maps import has_windows, overlay, rollout, token_map
 from .augment import resize_and_center_crop
 from .cli import check_port
-from .data import read_image, varied_indices
+from .data import read_image, varied_images
 from .errors import UserError
 from .runs import LoadedRun, load_run_data
 
@@ -149,8 +149,7 @@ def examples_of(loaded, directory, data_dir=None, count=10):
         if data_dir is not None:
             raise
         return []
-    indices = varied_indices(part.labels, min(count, len(part)))
-    (images,) = part.fetch([(indices, None)])  # [B, H, W, C]
+    indices, images = varied_images(part, count)  # [B], [B, H, W, C]
     paths = [Path(directory, f"{index}.png") for index in indices]
     for path, image in zip(paths, images):
         Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(path)

@@ -33,6 +33,11 @@ def _cpu_flags():
     return vendor, flags
 
 
+def has_bfloat16():
+    """CPU 有没有 bfloat16 的矩阵乘指令(avx512_bf16 或 amx_bf16)。"""
+    return bool({"avx512_bf16", "amx_bf16"} & _cpu_flags()[1])
+
+
 def _omp_threads_of_user():
     """使用者启动 Python 时给的 OMP_NUM_THREADS;没给是 None。
 

@@ -15,20 +15,24 @@ from .errors import UserError
 from .layers import Identity, LayerScale, NormalizedAttention
 from .swin import PatchMerging, SwinTransformer
 
-__all__ = ["FAILURES", "StaticGraph", "save_weights", "with_ticket", "write_model"]
+__all__ = ["ENGINE_ERRORS", "StaticGraph", "save_weights", "with_ticket", "write_model"]
 
 # 写图和建引擎时,别的版本的 Paddle 缺少某个接口、引擎不支持某个算子、学生改过模型,都会是这几种异常
-FAILURES = (AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError)
+ENGINE_ERRORS = (AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 
 
 class StaticGraph:
     """一张静态图:算子的列表,加上常量(权重)。每个方法追加一个算子,返回它的输出。
 
+    Args:
+        keep_constants (bool): ``False`` 时只要结构,``constants`` 是空的。
+
     Attributes:
         constants (dict): 名字 -> float32 数组(下标是 int64)。
     """
 
-    def __init__(self):
+    def __init__(self, keep_constants=True):
+        self.keep_constants = keep_constants
         self.program = paddle.static.Program()
         self.block = self.program.global_block()
         self.constants = {}
@@ -45,7 +49,8 @@ class StaticGraph:
     def constant(self, value, dtype="float32"):
         array = np.ascontiguousarray(value, dtype)
         variable = self._variable(dtype, shape=array.shape, persistable=True)
-        self.constants[variable.name] = array
+        if self.keep_constants:
+            self.constants[variable.name] = array
         return variable
 
     @contextlib.contextmanager
@@ -329,11 +334,12 @@ def _write_swin(graph, image, model, moves, biases):
     return _write_head(graph, x, model.head)
 
 
-def write_model(model):
+def write_model(model, keep_constants=True):
     """把模型按评估状态(没有随机失活)写成静态图。
 
     Args:
         model (ViT | SwinTransformer): 模型。
+        keep_constants (bool): ``False`` 时只要结构,不要权重。
 
     Returns:
         tuple: (program, constants):program 是 .pdmodel 的内容(bytes),输入 [B, C, H, W],输出 [B, K],B 随意;
@@ -350,7 +356,7 @@ def write_model(model):
         biases = {block: _bias(block) for stage in model.stages for block in stage.blocks}
     patches = model.patch_embed
     with OldIrGuard():
-        graph = StaticGraph()
+        graph = StaticGraph(keep_constants)
         image = graph.input("image", [-1, patches.in_channels, *patches.image_size])
         logits = _write_swin(graph, image, model, moves, biases) if swin else _write_vit(graph, image, model)
         logits = graph.op("scale", {"X": logits}, name="logits", scale=1.0, bias=0.0)
@@ -367,7 +373,7 @@ def _serialize(program, inputs, outputs):
 def save_weights(constants, path):
     """把静态图的权重存成 .pdiparams:按名字的次序(引擎这样读),每个数组先是类型和形状,再是内容。
 
-    Paddle 自己的 ``save_combine_func`` 在磁盘满时不报错,Windows 上也打不开有中文的路径。
+    Paddle 自己的 ``save_combine_func`` 在磁盘满时不报错。
 
     Args:
         constants (dict): ``write_model`` 的第二项。

@@ -14,7 +14,9 @@ def main():
     parser.add_argument(
         "model", metavar="MODEL", help="运行目录,如 runs/digits-0101-120000,或一个 .safetensors 权重文件"
     )
-    parser.add_argument("--output", metavar="DIR", help="写到这个目录(默认:运行目录里的 export)")
+    parser.add_argument(
+        "--output", metavar="DIR", help="写到这个目录(默认:运行目录里的 export;权重文件是当前目录里的 export)"
+    )
     parser.add_argument(
         "--images", metavar="IMAGE", nargs="+", default=[], help="用这些图片核对(默认:测试部分的 100 张)"
     )

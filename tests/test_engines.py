@@ -16,8 +16,9 @@ from paddle_vit.swin import SwinTransformer
 
 CPU = {"device": "cpu", "threads": 1}
 SMALL = dict(image_size=16, patch_size=4, in_channels=3, num_classes=7, embed_dim=24, depth=2, num_heads=3)
-has_openvino = engines._fast_model(ViT(**SMALL), "float32", 1)[1] == "OpenVINO"
-has_bfloat16 = bool({"avx512_bf16", "amx_bf16"} & runtime_module._cpu_flags()[1])
+_config = paddle.inference.Config()
+_config.enable_openvino_engine(paddle.inference.PrecisionType.Float32)
+has_openvino, has_bfloat16 = _config.openvino_engine_enabled(), runtime_module.has_bfloat16()
 needs_openvino = pytest.mark.skipif(not has_openvino, reason="这个 Paddle 没有编译 OpenVINO")
 
 
@@ -190,6 +191,20 @@ def test_an_unknown_layer_in_the_head_is_named():
         write_model(model)
     same, _, note = prediction_model(model, CPU, 1, "inference")
     assert same is model and "ReLU" in note
+
+
+@needs_openvino
+def test_a_second_engine_is_tried_when_the_first_fails_at_work(monkeypatch):
+    forward, first = FastModel.forward, []
+
+    def broken(self, images):
+        first.append(self)
+        if self is first[0]:
+            raise UserError("推理引擎没有算完这一批")
+        return forward(self, images)
+
+    monkeypatch.setattr(FastModel, "forward", broken)
+    assert prediction_model(make_model(), CPU, 1, "inference")[1:] == ("oneDNN float32", None)
 
 
 @needs_openvino

@@ -12,11 +12,12 @@ from conftest import run_script
 from filelock import FileLock
 from PIL import Image, ImageOps
 from test_engines import CPU, SMALL, SWIN, has_bfloat16, has_openvino, perturbed
+from test_readme import blocks
 from test_scripts import assert_one_chinese_line
 
 from paddle_vit import Predictor, UserError, ViT, create_model, export
 from paddle_vit.config import parse_config
-from paddle_vit.data import DataInfo
+from paddle_vit.data import DataInfo, varied_images
 from paddle_vit.export import (
     PrecisionComparison,
     compare_precisions,
@@ -25,7 +26,7 @@ from paddle_vit.export import (
     load_export,
     real_images,
 )
-from paddle_vit.runs import LoadedModel, load_model, load_run, train
+from paddle_vit.runs import LoadedModel, load_model, load_run, load_run_data, train
 from paddle_vit.swin import SwinTransformer
 
 FAMILIES = {
@@ -151,6 +152,31 @@ def test_the_description_is_enough_to_use_the_onnx_file(channels, tmp_path):
     expected = Predictor(tmp_path / "out").probabilities(paths)
     assert len(paths) == 9 and np.ptp(expected, axis=0).max() > 0.03  # 各张图片的答案不同
     np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, picture", [("README.md", "图片.png"), ("README_en.md", "picture.png")])
+def test_the_program_of_the_readme_answers_like_the_predictor(name, picture, default_run, tmp_path, capsys):
+    pytest.importorskip("onnxruntime", reason="没有装 onnxruntime")
+    source = load_run(default_run)
+    export_model(source, tmp_path / "export", real_images(source, count=4))
+    (program,) = (block for block in blocks(name, "python") if "onnxruntime" in block)
+    assert "runs/digits-…/export" in program and picture in program
+    program = program.replace("runs/digits-…/export", str(tmp_path / "export")).replace(
+        picture, str(tmp_path / "a.png")
+    )
+    _, images = varied_images(load_run_data(source).test, 5)
+    for pixels in images:
+        Image.fromarray(pixels[..., 0]).resize((30, 41)).save(tmp_path / "a.png")
+        exec(program, {})
+    expected = [Predictor(source)(Image.fromarray(pixels[..., 0]).resize((30, 41))).label for pixels in images]
+    assert capsys.readouterr().out.split() == expected and len(set(expected)) > 1
+
+
+def test_an_export_is_not_a_run(tmp_path):
+    export_model(loaded("average"), tmp_path / "out", IMAGES[:2], onnx=False)
+    with pytest.raises(UserError, match="是导出的目录"):
+        load_run(tmp_path / "out")
 
 
 def test_an_export_that_disagrees_leaves_no_file(tmp_path):
