@@ -1,5 +1,6 @@
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +70,15 @@ def picture_folder(tmp_path):
             suffix = "tif" if mode == "CMYK" else "png"
             Image.fromarray(pixels).convert(mode).save(directory / f"{i}.{suffix}")
     return tmp_path / "pictures"
+
+
+@pytest.fixture
+def busy_port():
+    """有人在监听的端口。"""
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
+        yield busy.getsockname()[1]
 
 
 @pytest.fixture

@@ -95,11 +95,7 @@ def test_the_graph_of_the_model_is_drawn_in_a_browser(board, chromium):
     wait.until(lambda page: "softmax" in page.find_element("tag name", "body").text)
 
 
-def test_errors(tmp_path, tiny_run):
+def test_errors(tmp_path, tiny_run, busy_port):
     assert_one_chinese_line(run_script("board", tmp_path), tmp_path)
     assert_one_chinese_line(run_script("board", tiny_run, "--port", "0"), "--port", "0")
-    with socket.socket() as busy:
-        busy.bind(("127.0.0.1", 0))
-        busy.listen()
-        port = busy.getsockname()[1]
-        assert_one_chinese_line(run_script("board", tiny_run, "--port", port), port)
+    assert_one_chinese_line(run_script("board", tiny_run, "--port", busy_port), busy_port)

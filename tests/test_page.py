@@ -398,11 +398,7 @@ def test_class_names_are_shown_as_they_are(tiny_run):
     assert "&lt;b&gt;猫、*狗*、0" in shown
 
 
-def test_errors(tiny_run, tmp_path):
+def test_errors(tiny_run, tmp_path, busy_port):
     assert_one_chinese_line(run_script("serve", tmp_path / "none"), "none")
     assert_one_chinese_line(run_script("serve", tiny_run, "--port", "0"), "--port", "0")
-    with socket.socket() as busy:
-        busy.bind(("127.0.0.1", 0))
-        busy.listen()
-        port = busy.getsockname()[1]
-        assert_one_chinese_line(run_script("serve", tiny_run, "--port", port), port)
+    assert_one_chinese_line(run_script("serve", tiny_run, "--port", busy_port), busy_port)
