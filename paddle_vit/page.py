@@ -29,7 +29,9 @@ MAX_PIXELS = 50_000_000  # 一张图片最多多少像素
 WORKERS = 2  # 同时处理几张:内存最多是几张大图
 MAX_WAITING = 256  # 最多多少个请求在等,再多的立刻说忙
 TOP = 5
-VISIBLE = 280  # 注意力图至少画这么大,像素
+VISIBLE = 280  # 图片和注意力图至少画这么大,像素
+CSS = f"#picture img {{height: {VISIBLE}px; width: 100%; object-fit: contain}}"  # 8 像素的也看得清
+BRUSH = 12  # 画笔的半径,像素;太细太粗都与数据里的笔画不像
 MARGINS = {"digits": 0.0, "mnist": 0.2}  # 能写字的数据,字的四周留多少空白:digits 占满,MNIST 是 28 里的 20
 TOO_MANY_BYTES = f"图片超过 {MAX_BYTES >> 20} MB:请先缩小。"
 USAGE = "请用 POST,正文是图片文件的内容,如 curl --data-binary @图片.png 网址。"
@@ -248,7 +250,7 @@ def create_app(classifier, examples=()):
     page = create_page(classifier, examples)
     page.state_session_capacity = MAX_WAITING  # 每打开一次页面,Gradio 记下 65 KB;原来要到一万次才忘
     limits = dict(max_file_size=MAX_BYTES, allowed_paths=sorted({str(Path(path).parent) for path in examples}))
-    app = gradio.mount_gradio_app(app, page, "/", footer_links=[], ssr_mode=False, **limits)
+    app = gradio.mount_gradio_app(app, page, "/", footer_links=[], ssr_mode=False, css=CSS, **limits)
     page.has_launched = True  # 否则 Gradio 不检查路径:别人给出 /etc/passwd,就会复制到能下载的地方
     return app
 
@@ -294,7 +296,7 @@ def create_page(classifier, examples=()):
                         gallery.click(lambda row: row[0], gallery, picture, api_visibility="private")
                 if drawable:
                     with gradio.Tab("写一个数字"):
-                        brush = gradio.Brush(default_size=24, colors=["#000000"], color_mode="fixed")
+                        brush = gradio.Brush(default_size=BRUSH, colors=["#000000"], color_mode="fixed")
                         settings = dict(brush=brush, canvas_size=(280, 280), layers=False, transforms=())
                         hint = "先点左边的画笔,再写"
                         drawing = gradio.Sketchpad(label="用鼠标写", placeholder=hint, elem_id="drawing", **settings)
