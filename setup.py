@@ -11,6 +11,8 @@ setup(
     version="0.1.0",
     description="从零开始学视觉 Transformer:课程里的层、模型、训练和 VisualDL 曲线(PaddlePaddle)",
     license="Apache-2.0",
+    # 有了 package_dir,pip install -e 就写成路径:在放着这个目录的目录里运行,同名的目录也不会挡住它
+    package_dir={"": "."},
     packages=find_packages(include=["paddle_vit", "paddle_vit.*"]),
     package_data={"paddle_vit": ["recipes/*.yaml", "weights/formats/*.yaml", "assets/*"]},
     python_requires=">=3.9,<3.14",

@@ -27,7 +27,10 @@ def serve(logdir, host="127.0.0.1", port=8040):
         raise UserError(f"{logdir} 里没有 VisualDL 记录:请先运行 python scripts/train.py,或给出运行所在的目录。")
     check_port(host, port)
 
+    from visualdl.reader import graph_reader
     from visualdl.server.app import ParseArgs, create_app
+
+    graph_reader.is_VDLGraph_file = lambda name: "vdlgraph" in name  # 不列出导出的 .pdmodel:名字都是 export
 
     logging.disable(logging.WARNING)  # 每个请求一行的访问日志
     directory = Path(logdir).resolve()

@@ -214,6 +214,8 @@ def read_image(path, channels):
                 image = ImageOps.exif_transpose(image)
         except FileNotFoundError:
             raise UserError(f"没有 {path}:请检查路径。") from None
+        except IsADirectoryError:
+            raise UserError(f"{path} 是一个目录:请给图片文件,或一列图片文件。") from None
         except Image.DecompressionBombError:
             raise UserError(f"{path} 的像素太多({Image.MAX_IMAGE_PIXELS * 2} 以上):请先缩小再用。") from None
         except (OSError, SyntaxError, ValueError, struct.error, EOFError):

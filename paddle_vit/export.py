@@ -15,6 +15,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import zlib
 from pathlib import Path
@@ -30,16 +31,15 @@ from .data import evaluation_batches, parse_info, read_image, to_input, varied_i
 from .engines import compare_logits, each_engine, logits_of, prediction_model, right_engine
 from .errors import UserError
 from .evaluation import evaluate
-from .runs import LoadedRun, load_run_data
+from .runs import EXPORTED, LoadedRun, load_run_data
 from .static_graph import save_weights, write_model
 
 __all__ = ["PrecisionComparison", "compare_precisions", "export_model", "is_export", "load_export", "real_images"]
 
-DESCRIPTION = "description.json"
+DESCRIPTION, *_FILES, _ = EXPORTED
 FORMAT = "paddle_vit-export"
 COMPARED = 100  # 核对多少张图像
 TIMED_BATCH, TIMED_ROUNDS = 16, 21  # 比较速度时每批几张,轮流几遍
-_FILES = ("model.pdmodel", "model.pdiparams")
 _PATTERN = {"format": str, "data": dict, "files": {None: int}, "probe": [float]}
 
 
@@ -126,6 +126,10 @@ def _new_directory(output):
 
     work, old, lock = (output.with_name(f".{output.name}.{name}") for name in ("new", "old", "lock"))
     output.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        tempfile.TemporaryFile(dir=output.parent).close()  # 写不进去时,锁只会说有别人在用
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(output)) from None
     try:
         with FileLock(str(lock), timeout=0):
             try:
@@ -215,7 +219,7 @@ def _describe(loaded, differences, count):
             "channels": info.channels,
             "mode": "L" if info.channels == 1 else "RGB",
             "steps": [
-                "按 EXIF 摆正;透明处垫白;转成 mode(Pillow 的模式,RGB 按红、绿、蓝的次序)",
+                "按 EXIF 摆正;透明处垫白;16 位灰度的值除以 257 取整;转成 mode(Pillow 的模式,RGB 按红、绿、蓝的次序)",
                 "裁出正中间的正方形(box 是小数:短边 s,左 (宽 - s) / 2,上 (高 - s) / 2),缩放成 image_size×image_size:"
                 "Pillow 的 resize,BICUBIC,缩小时带抗锯齿;已经是这么大的不变",
                 "除以 255,减 mean,除以 std,每个通道各自的",

@@ -36,7 +36,12 @@ MARGINS = {"digits": 0.0, "mnist": 0.2}  # 能写字的数据,字的四周留多
 TOO_MANY_BYTES = f"图片超过 {MAX_BYTES >> 20} MB:请先缩小。"
 USAGE = "请用 POST,正文是图片文件的内容,如 curl --data-binary @图片.png 网址。"
 NO_IMAGE = "这不是图片,或文件不完整:请换一张。"
-NOT_DRAWN = "还没有写字:请在左边写一个数字。"
+NOT_DRAWN = "还没有写字:请点左边的画笔,再写一个数字。"
+# 画板打开和清除之后,什么工具也没有选中;替使用者选画笔
+CHOOSE_BRUSH = """() => setInterval(() => {
+    const brush = document.querySelector("#drawing button[title=Brush]");
+    if (brush && !document.querySelector("#drawing button.highlight")) brush.click();
+}, 300)"""
 TIMEOUT = 30  # 秒;一个请求的图片要在这么久之内传完
 GRACE = 3  # 秒;结束时等正在算的请求多久
 
@@ -128,13 +133,14 @@ def framed(image, margin):
     return square
 
 
-def examples_of(loaded, directory, data_dir=None, count=10):
+def examples_of(loaded, directory, data_dir=None, invert=False, count=10):
     """一个运行的测试部分里的几张(各类轮流),存成 PNG,作网页上的例子。
 
     Args:
         loaded (LoadedRun | LoadedModel | None): 见 ``Predictor``;不是运行的没有数据,也就没有例子。
         directory (str | Path): 存到哪里。
         data_dir (str | None): 数据所在的目录;``None`` 用训练时的,读不到就没有例子。
+        invert (bool): 页面会把图片反色,所以先反色一次。
         count (int): 几张。
 
     Returns:
@@ -154,6 +160,7 @@ def examples_of(loaded, directory, data_dir=None, count=10):
     indices, images = varied_images(part, count)  # [B], [B, H, W, C]
     paths = [Path(directory, f"{index}.png") for index in indices]
     for path, image in zip(paths, images):
+        image = 255 - image if invert else image
         Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(path)
     return list(map(str, paths))
 
@@ -298,8 +305,7 @@ def create_page(classifier, examples=()):
                     with gradio.Tab("写一个数字"):
                         brush = gradio.Brush(default_size=BRUSH, colors=["#000000"], color_mode="fixed")
                         settings = dict(brush=brush, canvas_size=(280, 280), layers=False, transforms=())
-                        hint = "先点左边的画笔,再写"
-                        drawing = gradio.Sketchpad(label="用鼠标写", placeholder=hint, elem_id="drawing", **settings)
+                        drawing = gradio.Sketchpad(label="用鼠标写", elem_id="drawing", **settings)
                         drawing.preprocess = lambda payload: payload and payload.composite and payload.composite.path
                         drawing.accept_blobs = None  # 页面用不到;谁都能调用,而且不限大小
                         button = gradio.Button("认一认", variant="primary")
@@ -310,6 +316,8 @@ def create_page(classifier, examples=()):
         picture.change(look, picture, [bars, heat], **settings)
         if drawable:
             button.click(look_at_drawing, drawing, [bars, heat], **settings)
+            drawing.clear(lambda: ({}, None), None, [bars, heat], **settings)
+            page.load(None, js=CHOOSE_BRUSH)
     return page.queue(max_size=MAX_WAITING)
 
 
@@ -337,7 +345,8 @@ def serve(classifier, data_dir=None, host="127.0.0.1", port=7860):
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # 像 Ctrl-C 那样结束,临时目录才会删掉
     with tempfile.TemporaryDirectory(prefix="paddle_vit-") as directory:
         os.environ["GRADIO_TEMP_DIR"] = directory
-        app = create_app(classifier, examples_of(classifier.predictor.loaded, directory, data_dir))
+        examples = examples_of(classifier.predictor.loaded, directory, data_dir, classifier.invert)
+        app = create_app(classifier, examples)
         address = f"[{host}]" if ":" in host else host
         print(f"网页已启动:在浏览器里打开 http://{address}:{port} ,按 Ctrl-C 结束。", flush=True)
         settings = dict(log_level="critical", timeout_keep_alive=5, timeout_graceful_shutdown=GRACE)

@@ -40,10 +40,13 @@ __all__ = [
     "load_distillation",
     "load_model",
     "load_run",
+    "load_run_data",
     "open_run",
     "patches_per_image",
     "train",
 ]
+
+EXPORTED = ("description.json", "model.pdmodel", "model.pdiparams", "model.onnx")  # 导出的目录里的文件,最后一个可以没有
 
 
 def train(config):
@@ -404,7 +407,12 @@ def load_model(source):
     """
     source = Path(source)
     if not source.exists():
-        raise UserError(f"没有 {source}:请给运行目录(如 runs/…)或 .safetensors 权重文件,检查路径。")
+        raise UserError(f"没有 {source}:请给运行目录(如 runs/…)、导出的目录或 .safetensors 权重文件,检查路径。")
+    if source.name in EXPORTED:
+        raise UserError(f"{source} 只是导出的一部分:请给整个导出的目录。")
+    present = [(source / name).exists() for name in EXPORTED]
+    if any(present) and not all(present[:3]):
+        raise UserError(f"{source} 不是完整的导出:{'、'.join(EXPORTED[:3])} 要放在一起(model.onnx 给别的程序用)。")
     if source.is_dir():
         return load_run(source)
     tensors, arguments, info = read_model(source)

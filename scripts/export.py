@@ -5,7 +5,7 @@ from pathlib import Path
 from paddle_vit.cli import ArgumentParser, run
 from paddle_vit.export import compare_precisions, export_model, real_images
 from paddle_vit.predictor import expand_paths
-from paddle_vit.runs import load_model
+from paddle_vit.runs import LoadedRun, load_model
 from paddle_vit.runtime import setup_runtime
 
 
@@ -29,6 +29,8 @@ def main():
 
     settings = setup_runtime("cpu")
     loaded = load_model(args.model)
+    if isinstance(loaded, LoadedRun) and loaded.summary is None:
+        print("提示:这次训练还没有完成,导出的是到现在为止最好的一轮。")
     if args.bfloat16:
         comparison = compare_precisions(loaded, settings, args.data_dir)
     output = args.output or (Path(args.model) / "export" if Path(args.model).is_dir() else "export")

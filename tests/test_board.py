@@ -1,9 +1,12 @@
+import json
 import re
+import shutil
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
+from pathlib import Path
 
 import pytest
 from conftest import ROOT, run_script
@@ -42,8 +45,6 @@ def test_the_page_answers_without_a_language(board):
 
 
 def test_the_server_knows_the_run_and_its_curves(board, tiny_run):
-    import json
-
     def ask(path):
         with urllib.request.urlopen(f"{board}/app/api/{path}", timeout=30) as answer:
             return json.loads(answer.read())["data"]
@@ -93,6 +94,16 @@ def test_the_graph_of_the_model_is_drawn_in_a_browser(board, chromium):
             return false;"""
         wait.until(lambda page, unfold=unfold: page.execute_script(unfold))
     wait.until(lambda page: "softmax" in page.find_element("tag name", "body").text)
+
+
+def test_exports_are_not_listed_as_graphs(board, tiny_run):
+    export = tiny_run.parent / "export"
+    export.mkdir()
+    (export / "model.pdmodel").touch()
+    with urllib.request.urlopen(f"{board}/app/api/graph_runs", timeout=30) as answer:
+        runs = json.loads(answer.read())["data"]
+    shutil.rmtree(export)
+    assert [Path(run).name for run in runs] == [tiny_run.name]
 
 
 def test_errors(tmp_path, tiny_run, busy_port):

@@ -176,7 +176,17 @@ def test_the_program_of_the_readme_answers_like_the_predictor(name, picture, def
 def test_an_export_is_not_a_run(tmp_path):
     export_model(loaded("average"), tmp_path / "out", IMAGES[:2], onnx=False)
     with pytest.raises(UserError, match="是导出的目录"):
-        load_run(tmp_path / "out")
+        load_model(tmp_path / "out")
+    with pytest.raises(UserError, match="整个导出的目录"):
+        Predictor(tmp_path / "out" / "model.pdmodel")
+    (tmp_path / "out" / "description.json").unlink()
+    with pytest.raises(UserError, match="不是完整的导出"):
+        Predictor(tmp_path / "out")
+
+
+def test_an_output_that_cannot_be_written(tmp_path):
+    with pytest.raises(UserError, match="/proc/x"):
+        export_model(loaded("average"), "/proc/x", IMAGES[:2], onnx=False)
 
 
 def test_an_export_that_disagrees_leaves_no_file(tmp_path):
@@ -278,7 +288,7 @@ def change_one_weight(directory):
 
 def cut_the_description(directory):
     path = directory / "description.json"
-    path.write_bytes(path.read_bytes()[:300])
+    path.write_text(path.read_text(encoding="utf-8")[:300], encoding="utf-8")
 
 
 def another_description(directory):

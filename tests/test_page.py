@@ -27,8 +27,9 @@ from PIL import Image
 from test_board import free_port
 from test_scripts import assert_one_chinese_line
 
+from paddle_vit.data import varied_images
 from paddle_vit.errors import UserError
-from paddle_vit.page import Classifier, create_page
+from paddle_vit.page import Classifier, create_page, examples_of
 from paddle_vit.predictor import Predictor
 from paddle_vit.runs import load_run, load_run_data
 
@@ -306,27 +307,41 @@ def test_a_picture_in_a_browser(browser, tiny_run, tmp_path):
 
 
 def test_a_digit_drawn_in_a_browser(browser):
-    """没有写时有提示;画一笔,就有五类和注意力图。"""
+    """没有写时有提示;画一笔,就有五类和注意力图;清除之后再画也一样,画笔不用选。"""
     from selenium.webdriver.common.action_chains import ActionChains
 
     tab = next(tab for tab in browser.find_elements("css selector", "button[role=tab]") if tab.text == "写一个数字")
     tab.click()
-    find(browser, "#drawing button[title=Brush]")
+    find(browser, "#drawing button.highlight[title=Brush]")
     button = next(button for button in browser.find_elements("css selector", "button") if button.text == "认一认")
     button.click()
     wait(lambda: "还没有写字" in find(browser, "body").text)
-    find(browser, "#drawing button[title=Brush]").click()
-    stroke = ActionChains(browser).move_to_element_with_offset(find(browser, "#drawing canvas"), 0, -90)
-    stroke = stroke.click_and_hold()
-    for _ in range(9):
-        stroke = stroke.move_by_offset(0, 20)
-    stroke.release().perform()
-    time.sleep(1)  # 画布过一会儿才交出内容
-    button.click()
-    wait(lambda: "%" in find(browser, "#bars").text)
-    words = find(browser, "#bars").text.split()
-    assert len(set(words[2::2]) & set("0123456789")) == 5
-    assert find(browser, "#heat img").get_property("naturalWidth") >= 280
+    for _ in range(2):
+        find(browser, "#drawing button.highlight[title=Brush]")
+        stroke = ActionChains(browser).move_to_element_with_offset(find(browser, "#drawing canvas"), 0, -90)
+        stroke = stroke.click_and_hold()
+        for _ in range(9):
+            stroke = stroke.move_by_offset(0, 20)
+        stroke.release().perform()
+        time.sleep(1)  # 画布过一会儿才交出内容
+        button.click()
+        wait(lambda: "%" in find(browser, "#bars").text)
+        words = find(browser, "#bars").text.split()
+        assert len(set(words[2::2]) & set("0123456789")) == 5
+        assert find(browser, "#heat img").get_property("naturalWidth") >= 280
+        find(browser, "#drawing button[title='Clear canvas']").click()
+        wait(lambda: "%" not in find(browser, "#bars").text)
+        time.sleep(1)
+
+
+def test_examples_are_right_with_invert(default_run, tmp_path):
+    """--invert 是为白底黑字的图片;例子来自黑底白字的数据,照样认得。"""
+    predictor = Predictor(default_run)
+    classifier = Classifier(predictor, invert=True)
+    paths = examples_of(predictor.loaded, tmp_path, invert=True)
+    _, images = varied_images(load_run_data(predictor.loaded).test, len(paths))
+    expected = [predictor(image[..., 0], top=5) for image in images]
+    assert [classifier.classify(path)[0] for path in paths] == expected
 
 
 @pytest.mark.parametrize("name, margin", [("digits", 0), ("mnist", 4)])

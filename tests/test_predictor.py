@@ -76,6 +76,7 @@ def test_paths_pictures_and_arrays_are_the_same(predictor, tmp_path):
         (np.zeros((0, 4, 3), "uint8"), "没有像素"),
         (np.zeros(4, "uint8"), r"\[4\]"),
         ("none.png", "none.png"),
+        (".", "目录"),
         (np.zeros((5, 8, 8), "uint8"), r"list\("),
         (b"bytes", "bytes"),
         (None, "NoneType"),

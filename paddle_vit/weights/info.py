@@ -94,7 +94,9 @@ def find_weights(path):
         return best
     found = [path / name for name in _FILES if (path / name).exists()]
     if not found:
-        raise UserError(f"{path} 不是运行目录,里面也没有 {'、'.join(_FILES)}:请给出权重文件本身。")
+        raise UserError(
+            f"{path} 不是运行目录,里面也没有 {'、'.join(_FILES)}:请给出权重文件本身(导出的目录不行,请给运行目录)。"
+        )
     return found[0]
 
 
