@@ -21,6 +21,7 @@ from .models import check_settings, full_name, model_settings
 __all__ = ["Config", "as_saved_before", "load_config", "make_config", "parse_config", "result_settings", "save_config"]
 
 RECIPES = Path(__file__).parent / "recipes"
+EXPORTED = ("description.json", "model.pdmodel", "model.pdiparams", "model.onnx")  # 导出的目录里的文件,最后一个可以没有
 # 只关系到在哪里跑、写到哪里的设置,不影响结果;续训时可以换其中的前几个
 RESUME_MAY_CHANGE = ("device", "threads", "processes", "workers", "data_dir")
 _NO_RESULT = (*RESUME_MAY_CHANGE, "precision", "output", "resume", "recipe", "log_every", "attention_images")
@@ -446,9 +447,11 @@ def load_config(directory):
         UserError: 不是运行目录,或文件损坏。
     """
     path = Path(directory) / "config.yaml"
-    if not path.exists() and (Path(directory) / "description.json").exists():
-        raise UserError(f"{directory} 是导出的目录,这里要的是它所属的运行目录(在 scripts/train.py 建立的 runs/… 里)。")
     if not path.exists():
+        if (Path(directory) / EXPORTED[0]).exists():
+            raise UserError(
+                f"{directory} 是导出的目录,这里要的是它所属的运行目录(在 scripts/train.py 建立的 runs/… 里)。"
+            )
         raise UserError(
             f"{directory} 不是一个运行目录(里面没有 config.yaml):请给 scripts/train.py 建立的目录,如 runs/…。"
         )

@@ -26,12 +26,12 @@ import paddle
 from .augment import normalize
 from .checkpoint import read_json
 from .cli import describe_os_error
-from .config import result_settings
+from .config import EXPORTED, result_settings
 from .data import evaluation_batches, parse_info, read_image, to_input, varied_images
 from .engines import compare_logits, each_engine, logits_of, prediction_model, right_engine
 from .errors import UserError
 from .evaluation import evaluate
-from .runs import EXPORTED, LoadedRun, load_run_data
+from .runs import LoadedRun, load_run_data
 from .static_graph import save_weights, write_model
 
 __all__ = ["PrecisionComparison", "compare_precisions", "export_model", "is_export", "load_export", "real_images"]
@@ -170,6 +170,8 @@ def _check(model, directory, images, onnx):
     expected = logits_of(model, images)
     found = {}
     for engine, fast, logits in each_engine(*_files(directory), images):
+        if isinstance(logits, UserError):  # 有这个引擎,而它算不完
+            raise logits
         if fast is not None:
             found[f"Paddle Inference({engine})"] = logits
         del fast  # 放掉它的内存

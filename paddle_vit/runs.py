@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .checkpoint import differences, load_state_into, read_json, read_model, read_weights, weights_path
 from .cli import describe_os_error
-from .config import load_config, save_config
+from .config import EXPORTED, load_config, save_config
 from .data import (
     DataInfo,
     check_same_data,
@@ -45,8 +45,6 @@ __all__ = [
     "patches_per_image",
     "train",
 ]
-
-EXPORTED = ("description.json", "model.pdmodel", "model.pdiparams", "model.onnx")  # 导出的目录里的文件,最后一个可以没有
 
 
 def train(config):

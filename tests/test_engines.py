@@ -207,6 +207,17 @@ def test_a_second_engine_is_tried_when_the_first_fails_at_work(monkeypatch):
     assert prediction_model(make_model(), CPU, 1, "inference")[1:] == ("oneDNN float32", None)
 
 
+def test_small_logits_are_compared_by_their_own_size(monkeypatch):
+    """|logit| 只有万分之几时,差同样多就全错了。"""
+    model = make_model()
+    for parameter in model.head.parameters():
+        parameter.set_value(parameter * 1e-4)
+    forward = FastModel.forward
+    monkeypatch.setattr(FastModel, "forward", lambda self, images: forward(self, images) + 5e-5)
+    same, _, note = prediction_model(model, CPU, 1, "inference")
+    assert same is model and "相差" in note
+
+
 @needs_openvino
 def test_a_second_engine_is_tried(monkeypatch):
     create = engines._create_predictor

@@ -18,6 +18,7 @@ from test_scripts import assert_one_chinese_line
 from paddle_vit import Predictor, UserError, ViT, create_model, export
 from paddle_vit.config import parse_config
 from paddle_vit.data import DataInfo, varied_images
+from paddle_vit.engines import FastModel
 from paddle_vit.export import (
     PrecisionComparison,
     compare_precisions,
@@ -182,6 +183,22 @@ def test_an_export_is_not_a_run(tmp_path):
     (tmp_path / "out" / "description.json").unlink()
     with pytest.raises(UserError, match="不是完整的导出"):
         Predictor(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "part, error, words",
+    [("forward", UserError("没有算完"), "没有算完"), ("__init__", OSError(28, "No space"), "磁盘已满")],
+)
+def test_an_engine_that_fails_at_work_is_not_passed_over(part, error, words, tmp_path, monkeypatch):
+    """没有编译进 Paddle 的引擎可以不核对;有而算不完的、临时目录写不下的,不行。"""
+
+    def broken(*arguments):
+        raise error
+
+    monkeypatch.setattr(FastModel, part, broken)
+    with pytest.raises(UserError, match=words):
+        export_model(loaded("average"), tmp_path / "out", IMAGES[:2], onnx=False)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_output_that_cannot_be_written(tmp_path):
