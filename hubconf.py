@@ -3,8 +3,8 @@
 model = paddle.hub.load("这个目录", "vit_tiny_patch16_224", source="local", weights="权重", num_classes=10)
 """
 
-from paddle_vit import models as _models
 from paddle_vit import weights as _weights
+from paddle_vit.family import models as _models
 
 dependencies = ["paddle", "numpy", "safetensors", "pydantic", "yaml"]
 

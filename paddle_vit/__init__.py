@@ -10,21 +10,12 @@ with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()) as _co
     warnings.filterwarnings("ignore", message="No ccache found")
     import paddle  # noqa: F401
 
-from .equivalents import LinearPatchEmbedding, MultiHeadAttention, causal_mask
 from .errors import UserError
-from .layers import (
-    Attention,
-    DropPath,
-    EncoderLayer,
-    Identity,
-    Linear,
-    Mlp,
-    PatchEmbedding,
-    sincos_position_embedding,
-    sincos_position_embedding_1d,
-)
-from .models import count_parameters, create_model, list_models
-from .swin import SwinTransformer
+from .family.equivalents import LinearPatchEmbedding, MultiHeadAttention, causal_mask
+from .family.models import count_parameters, create_model, list_models
+from .family.swin import SwinTransformer
+from .layers import Attention, DropPath, EncoderLayer, Identity, Linear, Mlp, PatchEmbedding
+from .positions import sincos_position_embedding, sincos_position_embedding_1d
 from .vit import ViT
 from .weights import describe_weights, export_weights, load_weights
 
@@ -59,7 +50,7 @@ __all__ = [
 def __getattr__(name):
     """``Predictor`` 用到时才导入:它要读设置和数据的那些模块,而导入各层要轻。"""
     if name == "Predictor":
-        from .predictor import Predictor
+        from .deploy.predictor import Predictor
 
         return Predictor
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

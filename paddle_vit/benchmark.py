@@ -20,9 +20,9 @@ import time
 from pathlib import Path
 
 from . import reports
-from .checkpoint import atomic_write
 from .errors import UserError
-from .processes import group_environments, usable_cores
+from .system.files import atomic_write
+from .system.processes import group_environments, usable_cores
 
 __all__ = ["Options", "flush_denormals", "forward_flops", "run_benchmark"]
 

@@ -14,9 +14,10 @@ import yaml
 from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
-from .cli import ArgumentParser, read_yaml
 from .errors import UserError
-from .models import check_settings, full_name, model_settings
+from .family.models import check_settings, full_name, model_settings
+from .system.cli import ArgumentParser
+from .system.files import read_yaml
 
 __all__ = ["Config", "as_saved_before", "load_config", "make_config", "parse_config", "result_settings", "save_config"]
 
@@ -431,7 +432,7 @@ def _resumed_config(given):
 
 def save_config(config, path):
     """把全部设置写成 YAML,可以再作 ``--recipe`` 用。"""
-    from .checkpoint import atomic_write
+    from .system.files import atomic_write
 
     values = {
         name: value for name, value in dataclasses.asdict(config).items() if name not in ("output", "resume", "recipe")

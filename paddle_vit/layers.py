@@ -4,11 +4,11 @@
 N token 数,D 嵌入维度(embed_dim),h 头数(num_heads),d 每个头的维度。
 """
 
-import numpy as np
 import paddle
 from paddle import nn
 
 from . import functional
+from .checks import as_pair, check_image_shape, check_positive, patch_grid
 from .errors import UserError
 
 __all__ = [
@@ -23,45 +23,7 @@ __all__ = [
     "Mlp",
     "NormalizedAttention",
     "PatchEmbedding",
-    "sincos_position_embedding",
-    "sincos_position_embedding_1d",
 ]
-
-
-def _is_positive(value):
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value > 0
-
-
-def check_positive(value, name):
-    """不是正整数时抛出 ``UserError``。"""
-    if not _is_positive(value):
-        raise UserError(f"{name}={value!r} 不合法:应为正整数,请改 {name}。")
-
-
-def as_pair(value, name):
-    """把 ``size`` 或 ``(高, 宽)`` 统一成 ``(高, 宽)``,单位像素;不是正整数时抛出 ``UserError``。"""
-    pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
-    if len(pair) != 2 or not all(_is_positive(v) for v in pair):
-        raise UserError(f"{name}={value!r} 不合法:应为正整数或 (高, 宽) 两个正整数,请改 {name}。")
-    return pair
-
-
-def patch_grid(image_size, patch_size):
-    """图块网格的 (行数, 列数);两个参数都是 (高, 宽),像素;图块不能整除图像时抛出 ``UserError``。"""
-    if any(image % patch for image, patch in zip(image_size, patch_size)):
-        raise UserError(
-            f"patch_size={patch_size} 不能整除 image_size={image_size}:图像的高和宽都要是图块的整数倍,请改其中一个。"
-        )
-    return tuple(image // patch for image, patch in zip(image_size, patch_size))
-
-
-def check_images(x, in_channels, image_size):
-    """图像的形状不是 [B, in_channels, 高, 宽] 时抛出 ``UserError``。"""
-    if tuple(x.shape[1:]) != (in_channels, *image_size):
-        raise UserError(
-            f"输入图像的形状是 {list(x.shape)},应为 [B, {in_channels}, {image_size[0]}, {image_size[1]}];"
-            "请缩放图像,或建模型时改 image_size / in_channels。"
-        )
 
 
 class Identity(nn.Layer):
@@ -166,7 +128,7 @@ class PatchEmbedding(nn.Layer):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x):
-        check_images(x, self.in_channels, self.image_size)
+        check_image_shape(x, self.in_channels, self.image_size)
         x = self.patch_embedding(x)  # [B, D, H/P, W/P]
         x = x.flatten(2)  # [B, D, N],N = H/P * W/P
         x = x.transpose([0, 2, 1])  # [B, N, D]
@@ -379,55 +341,3 @@ class EncoderLayer(nn.Layer):
         x = x + self.drop_path(self.attn_scale(z))
         z = self.mlp(self.mlp_norm(x))  # [B, N, D]
         return x + self.drop_path(self.mlp_scale(z))
-
-
-def sincos_position_embedding(grid_size, embed_dim):
-    """二维正弦余弦位置编码(2-D sin/cos position embedding)。
-
-    一半维度编码行号,一半编码列号;每一半里前一半是 sin(pos * w_i),后一半是 cos(pos * w_i),
-    w_i = 10000 ** (-i / (D/4))。公式见《Attention Is All You Need》3.5 节,二维的拼法同 MoCo v3。
-
-    Args:
-        grid_size (int | (int, int)): 图块网格的 (行数, 列数)。
-        embed_dim (int): 嵌入维度 D,必须是 4 的倍数。
-
-    Returns:
-        numpy.ndarray: float32,[行数 * 列数, D],按行优先排列。
-
-    Raises:
-        UserError: embed_dim 不是 4 的倍数。
-    """
-    rows, columns = as_pair(grid_size, "grid_size")
-    if embed_dim % 4:
-        raise UserError(f"embed_dim={embed_dim} 不是 4 的倍数:二维 sincos 位置编码要把它平分给行、列的 sin 和 cos。")
-    frequency = 10000.0 ** (-np.arange(embed_dim // 4) / (embed_dim / 4))  # [D/4]
-    row, column = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")  # 各 [行数, 列数]
-    row_angle = row.reshape(-1, 1) * frequency  # [N, D/4]
-    column_angle = column.reshape(-1, 1) * frequency  # [N, D/4]
-    parts = [np.sin(row_angle), np.cos(row_angle), np.sin(column_angle), np.cos(column_angle)]
-    return np.concatenate(parts, axis=1).astype("float32")  # [N, D]
-
-
-def sincos_position_embedding_1d(num_tokens, embed_dim):
-    """一维正弦余弦位置编码(1-D sin/cos position embedding):只编码 token 的序号 pos。
-
-    第 2i 维是 sin(pos * w_i),第 2i+1 维是 cos(pos * w_i),w_i = 10000 ** (-2i / D)。
-    公式见《Attention Is All You Need》(arXiv 1706.03762)3.5 节;课程第 4 课。
-
-    Args:
-        num_tokens (int): token 数 N。
-        embed_dim (int): 嵌入维度 D,必须是偶数。
-
-    Returns:
-        numpy.ndarray: float32,[N, D]。
-
-    Raises:
-        UserError: num_tokens 不是正整数,或 embed_dim 不是偶数。
-    """
-    check_positive(num_tokens, "num_tokens")
-    if embed_dim % 2:
-        raise UserError(f"embed_dim={embed_dim} 不是偶数:一维 sincos 位置编码里 sin 和 cos 成对,请改 embed_dim。")
-    frequency = 10000.0 ** (-np.arange(0, embed_dim, 2) / embed_dim)  # [D/2]
-    angle = np.arange(num_tokens).reshape(-1, 1) * frequency  # [N, D/2]
-    pairs = np.stack([np.sin(angle), np.cos(angle)], axis=2)  # [N, D/2, 2]
-    return pairs.reshape(num_tokens, embed_dim).astype("float32")  # [N, D]

@@ -2,7 +2,7 @@
 
 import unicodedata
 
-from .pictures import figure_and_font, text_style
+from .system.pictures import figure_and_font, text_style
 
 __all__ = ["growth_figure", "growth_table", "machine_line", "markdown", "race_figure", "race_table"]
 __all__ += ["slowdown_figure", "slowdown_tables", "slowdown_verdict", "terminal"]

@@ -1,4 +1,4 @@
-"""视觉 Transformer(Vision Transformer, ViT);命名的尺寸在 ``models``。
+"""视觉 Transformer(Vision Transformer, ViT);命名的尺寸在 ``family.models``。
 
 图像 -> PatchEmbedding ->(class token)->(位置编码)-> EncoderLayer x depth -> LayerNorm -> 汇聚 -> 分类头。
 DeiT 也是它:``distillation=True`` 加一个蒸馏 token 和它的头。
@@ -9,16 +9,8 @@ import paddle
 from paddle import nn
 
 from .errors import UserError
-from .layers import (
-    GELU,
-    EncoderLayer,
-    Identity,
-    LayerNorm,
-    Linear,
-    PatchEmbedding,
-    sincos_position_embedding,
-    sincos_position_embedding_1d,
-)
+from .layers import GELU, EncoderLayer, Identity, LayerNorm, Linear, PatchEmbedding
+from .positions import sincos_position_embedding, sincos_position_embedding_1d
 
 __all__ = ["ViT"]
 

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from paddle_vit.benchmark import Options, run_benchmark
-from paddle_vit.cli import ArgumentParser, run
+from paddle_vit.system.cli import ArgumentParser, run
 
 
 def main():

@@ -1,7 +1,7 @@
 """打开 VisualDL 看训练曲线,界面是中文。"""
 
-from paddle_vit.board import serve
-from paddle_vit.cli import ArgumentParser, run
+from paddle_vit.study.board import serve
+from paddle_vit.system.cli import ArgumentParser, run
 
 
 def main():

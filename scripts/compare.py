@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from paddle_vit.cli import ArgumentParser, run
-from paddle_vit.comparison import compare, parse_seeds, parse_vary
 from paddle_vit.config import parse_config
+from paddle_vit.study.comparison import compare, parse_seeds, parse_vary
+from paddle_vit.system.cli import ArgumentParser, run
 
 
 def main():

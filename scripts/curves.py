@@ -1,7 +1,7 @@
 """把几组运行的验证曲线画在一张图里。"""
 
-from paddle_vit.cli import ArgumentParser, run
-from paddle_vit.comparison import draw_curves, parse_groups
+from paddle_vit.study.comparison import draw_curves, parse_groups
+from paddle_vit.system.cli import ArgumentParser, run
 
 
 def main():

@@ -2,8 +2,8 @@
 
 import sys
 
-from paddle_vit.cli import ArgumentParser, run
-from paddle_vit.doctor import load_records, report
+from paddle_vit.study.doctor import load_records, report
+from paddle_vit.system.cli import ArgumentParser, run
 
 
 def main():

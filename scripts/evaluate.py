@@ -3,11 +3,11 @@
 import sys
 import time
 
-from paddle_vit.cli import ArgumentParser, run
-from paddle_vit.engines import add_engine_arguments, prediction_model
-from paddle_vit.evaluation import evaluate
-from paddle_vit.runs import load_run, load_run_data
-from paddle_vit.runtime import setup_runtime
+from paddle_vit.deploy.engines import add_engine_arguments, prediction_model
+from paddle_vit.runs.train import load_run, load_run_data
+from paddle_vit.system.cli import ArgumentParser, run
+from paddle_vit.system.runtime import setup_runtime
+from paddle_vit.tasks.evaluation import evaluate
 
 
 def main():

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from paddle_vit.cli import ArgumentParser, run
-from paddle_vit.export import compare_precisions, export_model, real_images
-from paddle_vit.predictor import expand_paths
-from paddle_vit.runs import LoadedRun, load_model
-from paddle_vit.runtime import setup_runtime
+from paddle_vit.deploy.export import compare_precisions, export_model, real_images
+from paddle_vit.deploy.predictor import expand_paths
+from paddle_vit.runs.train import LoadedRun, load_model
+from paddle_vit.system.cli import ArgumentParser, run
+from paddle_vit.system.runtime import setup_runtime
 
 
 def main():

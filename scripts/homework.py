@@ -2,8 +2,8 @@
 
 import sys
 
-from paddle_vit.cli import ArgumentParser, run
 from paddle_vit.grading.folder import check, start, status
+from paddle_vit.system.cli import ArgumentParser, run
 
 DESCRIPTION = """作业:start 发作业,check 判作业,status 看进度。
 全部通过时 check 以状态码 0 退出,有没通过的是 1,命令写错了是 2。"""

@@ -2,10 +2,10 @@
 
 import sys
 
-from paddle_vit.cli import ArgumentParser, run
-from paddle_vit.engines import add_engine_arguments
-from paddle_vit.predictor import Predictor, expand_paths
-from paddle_vit.runtime import setup_runtime
+from paddle_vit.deploy.engines import add_engine_arguments
+from paddle_vit.deploy.predictor import Predictor, expand_paths
+from paddle_vit.system.cli import ArgumentParser, run
+from paddle_vit.system.runtime import setup_runtime
 
 
 def main():

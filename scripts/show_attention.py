@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from paddle_vit.attention_report import data_to_look_at, draw_attention, measure_figure_share, pictures_to_show
-from paddle_vit.cli import ArgumentParser, pair_of_numbers, run
 from paddle_vit.reports import terminal
-from paddle_vit.runs import load_run
-from paddle_vit.runtime import setup_runtime
+from paddle_vit.runs.train import load_run
+from paddle_vit.study.attention_pictures import data_to_look_at, draw_attention, measure_figure_share, pictures_to_show
+from paddle_vit.system.cli import ArgumentParser, pair_of_numbers, run
+from paddle_vit.system.runtime import setup_runtime
 
 
 def main():

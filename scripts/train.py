@@ -1,10 +1,10 @@
 """训练一个视觉 Transformer。不带参数时在自带的 digits 上训练;全部参数见 --help。"""
 
-from paddle_vit.cli import run
 from paddle_vit.config import parse_config
-from paddle_vit.processes import choose_processes, companions
-from paddle_vit.runs import patches_per_image, train
-from paddle_vit.runtime import pick_device
+from paddle_vit.runs.train import patches_per_image, train
+from paddle_vit.system.cli import run
+from paddle_vit.system.processes import choose_processes, companions
+from paddle_vit.system.runtime import pick_device
 
 
 def main():

@@ -6,7 +6,7 @@ import yaml
 
 from paddle_vit import UserError, ViT, create_model
 from paddle_vit.config import RECIPES, Config, _choices, load_config, make_config, parse_config, save_config
-from paddle_vit.data import DataInfo
+from paddle_vit.data.sources import DataInfo
 
 INFO = DataInfo("digits", ("零", "一", "二"), 1, 8, (0.5,), (0.5,), {})
 

@@ -8,10 +8,10 @@ import paddle
 from paddle_step import make_step, random_batch
 from worker import Unavailable, serve
 
-from paddle_vit import UserError, ViT, count_parameters
-from paddle_vit.engines import prediction_model
-from paddle_vit.processes import sum_gradients
-from paddle_vit.runtime import setup_runtime
+from .. import UserError, ViT, count_parameters
+from ..deploy.engines import prediction_model
+from ..system.processes import sum_gradients
+from ..system.runtime import setup_runtime
 
 
 def build(spec):

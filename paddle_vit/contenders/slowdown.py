@@ -13,9 +13,9 @@ from paddle import nn
 from paddle_step import random_batch
 from worker import serve
 
-from paddle_vit import ViT, functional
-from paddle_vit.benchmark import flush_denormals
-from paddle_vit.runtime import setup_runtime
+from .. import ViT, functional
+from ..benchmark import flush_denormals
+from ..system.runtime import setup_runtime
 
 ARCHITECTURE = dict(
     image_size=8, patch_size=2, in_channels=1, num_classes=10, embed_dim=96, depth=3, num_heads=8, qkv_bias=True

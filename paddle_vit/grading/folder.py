@@ -9,8 +9,8 @@ import sys
 import zlib
 from pathlib import Path
 
-from ..checkpoint import atomic_write
 from ..errors import UserError
+from ..system.files import atomic_write
 from . import FILES, exercise
 from .machinery import FAILED, PASSED, SKIPPED, TODO
 from .worker import grade_in_subprocess

@@ -3,10 +3,10 @@
 先读 ``loading``(装入)和 ``tables``(换名表的语言);``formats/*.yaml`` 是各种格式的换名表。
 """
 
+from .export import export_weights
 from .info import NORMALIZATION, WeightsInfo, describe_weights, find_weights
 from .loading import LoadReport, load_weights, run_of, save_report
 from .proposal import propose_table
-from .timm_export import export_weights
 
 __all__ = [
     "NORMALIZATION",

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import yaml
 
-from ..checkpoint import save_model
-from ..cli import read_text
 from ..errors import UserError
-from ..models import create_model, full_name, model_settings
+from ..family.models import create_model, full_name, model_settings
+from ..system.files import read_text
+from .checkpoint import save_model
 from .info import describe_weights
 from .loading import load_weights
 

@@ -9,9 +9,10 @@ import math
 import re
 from pathlib import Path
 
-from ..checkpoint import DESCRIPTION, matches, parse_json, read_json, weights_path
 from ..errors import UserError
-from ..tensor_files import open_tensors
+from ..system.files import matches, parse_json, read_json
+from .checkpoint import DESCRIPTION, weights_path
+from .files import open_tensors
 from .tables import FACTS, UNKNOWN, read_table, recognise
 
 __all__ = ["NORMALIZATION", "WeightsInfo", "describe_file", "describe_weights", "find_weights"]
@@ -232,7 +233,7 @@ def _metadata_facts(tensors):
 def _own_facts(tensors, shapes):
     """文件头里的说明;旧版的 best.pdparams 没有,看同一目录的 config.yaml 和 data.json。"""
     from ..config import load_config
-    from ..data import load_info
+    from ..data.sources import load_info
 
     directory, facts = tensors.path.parent, {}
     model = info = None
@@ -253,8 +254,8 @@ def _facts_of_model(model, shapes, path):
     """``create_model`` 的参数里,张量的名字和形状看不出来的那些。"""
     import inspect
 
-    from ..layers import as_pair
-    from ..models import check_size, model_class, model_settings
+    from ..checks import as_pair
+    from ..family.models import check_size, model_class, model_settings
 
     check_size(model, shapes, path)
     settings = {name: value.default for name, value in inspect.signature(model_class(model["name"])).parameters.items()}
@@ -331,7 +332,7 @@ def _depth(table, shapes, stage):
 
 def candidates(table, shapes):
     """尺寸与文件相同的命名模型;图像大小也相同的在前。"""
-    from ..models import list_models, model_settings
+    from ..family.models import list_models, model_settings
 
     sizes = {name: size for name, size in _sizes(table, shapes).items() if name not in ("num_classes", "in_channels")}
     if not {"embed_dim", "patch_size"} <= sizes.keys():
@@ -363,7 +364,7 @@ def _refuse_family(path, kind, table):
 
 
 def _huggingface_facts(config, path, table, shapes):
-    from ..layers import as_pair
+    from ..checks import as_pair
 
     path = path.with_name("config.json")
     kind = config["model_type"]
@@ -396,7 +397,7 @@ def _huggingface_facts(config, path, table, shapes):
 
 def _image_side(size, path):
     """config.json 里的 image_size:整数或 [高, 宽] -> {"image_size": (高, 宽)}。"""
-    from ..layers import as_pair
+    from ..checks import as_pair
 
     if size is None:
         return {}

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ..checkpoint import atomic_write
 from ..errors import UserError
-from ..layers import Attention, sincos_position_embedding_1d
-from ..models import is_head
-from ..swin import SwinTransformer
-from ..tensor_files import open_tensors
+from ..family.models import is_head
+from ..family.swin import SwinTransformer
+from ..layers import Attention
+from ..positions import sincos_position_embedding_1d
+from ..system.files import atomic_write
 from ..vit import ViT
+from .files import open_tensors
 from .info import describe_file, find_weights
 from .resampling import resize_bias_table, resize_patch_kernel, resize_positions
 from .tables import FACTS, MAY_BE_UNKNOWN, UNKNOWN, read_table, recognise

@@ -4,8 +4,8 @@ import difflib
 import json
 import re
 
-from ..swin import SwinTransformer
-from ..tensor_files import open_tensors
+from ..family.swin import SwinTransformer
+from .files import open_tensors
 from .info import find_weights
 from .tables import UNKNOWN, bundled_tables, layout_of
 

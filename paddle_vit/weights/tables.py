@@ -27,8 +27,8 @@ from fnmatch import fnmatchcase
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-from ..cli import read_yaml
 from ..errors import UserError
+from ..system.files import read_yaml
 
 __all__ = ["FACTS", "MAY_BE_UNKNOWN", "UNKNOWN", "Table", "bundled_tables", "layout_of", "read_table", "recognise"]
 

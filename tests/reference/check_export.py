@@ -17,7 +17,7 @@ def export(folder):
     """导出每个 ViT、DeiT、Swin 的例子和我们的模型的输出。"""
     import paddle
 
-    from paddle_vit.swin import SwinTransformer
+    from paddle_vit.family.swin import SwinTransformer
     from paddle_vit.vit import ViT
     from paddle_vit.weights import export_weights, load_weights
 

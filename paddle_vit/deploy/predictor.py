@@ -1,0 +1,242 @@
+"""给图片分类:``Predictor`` 是 scripts/predict.py、网页和自己的程序共用的那一个。"""
+
+import dataclasses
+import glob
+import struct
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import paddle
+from PIL import Image, ImageOps
+
+from ..attention.maps import attention_weights
+from ..checks import check_positive
+from ..data.sources import convert_image, find_images, read_image, to_input
+from ..errors import UserError
+from ..runs.train import LoadedModel, LoadedRun, load_model
+from .engines import WORTH_IMAGES, check_engine, prediction_model
+from .export import is_export, load_export
+
+__all__ = ["Prediction", "Predictor", "expand_paths"]
+
+_BUILDING = threading.Lock()  # 写静态图要切换 Paddle 的全局状态,一次只能建一个
+
+
+def expand_paths(patterns):
+    """把文件、目录(取其中的图片;一张也没有时取各级子目录里的)和通配符展开成图片路径。
+
+    Args:
+        patterns (list[str]): 路径或通配符。
+
+    Raises:
+        UserError: 某一项什么也没有找到。
+    """
+    paths = []
+    for pattern in patterns:
+        if Path(pattern).is_dir():
+            found = find_images(pattern)
+            if not found:
+                folders = sorted(path for path in Path(pattern).rglob("*") if path.is_dir())
+                found = [image for folder in folders for image in find_images(folder)]
+        elif Path(pattern).exists():
+            found = [Path(pattern)]
+        else:
+            found = [Path(path) for path in sorted(glob.glob(pattern, recursive=True)) if Path(path).is_file()]
+        if not found:
+            raise UserError(f"{pattern} 没有对应的图片:请检查路径;通配符要加引号。")
+        paths += found
+    return paths
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """一张图像最可能的几类。
+
+    Attributes:
+        labels (tuple[str]): 类别名,概率从大到小。
+        probabilities (tuple[float]): 相应的概率,0–1。
+    """
+
+    labels: tuple
+    probabilities: tuple
+
+    @property
+    def label(self):
+        """最可能的类别。"""
+        return self.labels[0]
+
+    @property
+    def probability(self):
+        """最可能的类别的概率,0–1。"""
+        return self.probabilities[0]
+
+    def __str__(self):
+        return "\t".join(f"{label} {p:.2%}" for label, p in zip(self.labels, self.probabilities))
+
+
+class Predictor:
+    """训练好的模型,给图像分类::
+
+        predictor = Predictor("runs/digits-0101-120000")
+        print(predictor("猫.jpg").label)
+        for prediction in predictor(["a.png", "b.png"], top=2):
+            print(prediction)
+
+    几个线程可以同时用同一个。
+
+    Args:
+        source (str | Path | LoadedRun | LoadedModel): 运行目录,能说明自己的 .safetensors,scripts/export.py 导出的目录;
+            或 ``load_run``、``load_model``、``train`` 的结果。
+        engine (str): ``'auto'``、``'inference'``(CPU 上的推理引擎)或 ``'eager'``(动态图),见 ``prediction_model``。
+        precision (str): ``'float32'`` 或 ``'bfloat16'``,见 ``prediction_model``。
+        threads (int | None): 推理引擎的 CPU 线程数;``None`` 由引擎决定。
+        images (int | None): 大约要预测多少张,``engine='auto'`` 用它判断值不值得建静态图;``None`` 是很多。
+
+    Attributes:
+        info (DataInfo): 类别名、通道数、图像边长、均值和标准差。
+        engine (str): 实际用的引擎。
+        note (str | None): 想用推理引擎而没能用上时的原因,一行中文。
+        loaded (LoadedRun | LoadedModel | None): 读进来的运行或权重文件;导出的目录没有,是 ``None``。
+        model (nn.Layer | None): 动态图的模型;导出的目录里没有,是 ``None``。
+
+    Raises:
+        UserError: 某个参数不合法;或见 ``load_model``、``load_export`` 和 ``prediction_model``。
+    """
+
+    def __init__(self, source, engine="auto", precision="float32", threads=None, images=None):
+        self._turn = threading.Lock()
+        with _BUILDING:
+            if isinstance(source, (str, Path)) and is_export(source):
+                check_engine(engine, precision, threads)
+                if engine == "eager":
+                    raise UserError(f"{source} 是导出的静态图,没有动态图:请去掉 --engine eager,或给出原来的运行目录。")
+                self.info, self._run, self.engine = load_export(source, precision, threads)
+                self.loaded = self.model = self.note = None
+                return
+            self.loaded = load_model(source) if isinstance(source, (str, Path)) else source
+            if not isinstance(self.loaded, (LoadedRun, LoadedModel)):
+                raise UserError(
+                    f"不能用 {type(source).__name__} 建 Predictor:请给运行目录、.safetensors 或导出的目录的路径。"
+                )
+            self.info, self.model = self.loaded.info, self.loaded.model
+            self.model.eval()
+            settings = {"device": paddle.get_device().split(":")[0], "threads": threads}
+            count = WORTH_IMAGES if images is None else images
+            self._run, self.engine, self.note = prediction_model(self.model, settings, count, engine, precision)
+
+    def __call__(self, images, top=3, invert=False, batch_size=32):
+        """最可能的几类。
+
+        Args:
+            images: 一张图像或若干张:路径,PIL 图像,或 uint8 的数组 [H, W] 或 [H, W, C](C 是 1、3 或 4)。
+            top (int): 给出几类;超过类别数时给出全部。
+            invert (bool): 先反色。
+            batch_size (int): 每批几张。
+
+        Returns:
+            Prediction | list[Prediction]: 给一张就是一个。
+
+        Raises:
+            UserError: top、batch_size 不是正数,或某一张不是图像。
+        """
+        if _is_one(images):
+            return next(self.each([images], top, invert, batch_size))
+        return list(self.each(images, top, invert, batch_size))
+
+    def each(self, images, top=3, invert=False, batch_size=32):
+        """同 ``__call__``,images 是若干张(可以是生成器),算好一批给出一批。
+
+        Yields:
+            Prediction
+        """
+        check_positive(top, "top")
+        names = self.info.classes
+        for row in self._rows(images, invert, batch_size):
+            order = np.argsort(-row, kind="stable")[:top]
+            yield Prediction(tuple(names[k] for k in order), tuple(float(row[k]) for k in order))
+
+    def probabilities(self, images, invert=False, batch_size=32):
+        """每一类的概率,次序同 ``info.classes``:float32 [B, K]。参数见 ``__call__``,images 是若干张。"""
+        rows = list(self._rows(images, invert, batch_size))
+        return np.stack(rows) if rows else np.zeros((0, len(self.info.classes)), "float32")  # [B, K]
+
+    def attention(self, images):
+        """动态图模型各层各头的注意力权重,同 ``attention_weights``,而几个线程可以同时用。
+
+        Args:
+            images (list): PIL 图像,模式是 L(1 个通道)或 RGB(3 个通道)。
+
+        Returns:
+            ndarray: [L, B, h, N, N]。
+
+        Raises:
+            UserError: 没有动态图的模型(导出的目录),或模型没有这样的注意力(Swin)。
+        """
+        if self.model is None:
+            raise UserError("导出的静态图里没有注意力权重:请给出原来的运行目录。")
+        x = to_input(images, self.info)  # [B, C, H, W]
+        with self._turn:  # 记录时模型上挂着钩子,别的线程不能同时用它
+            return attention_weights(self.model, x)
+
+    def _rows(self, images, invert, batch_size):
+        """依次给出每一张的概率 [K]。"""
+        check_positive(batch_size, "batch_size")
+        if _is_one(images):
+            raise UserError("这里要若干张图像:只有一张时请放进列表,如 [图像]。")
+        batch = []
+        for image in images:
+            batch.append(self._prepare(image, invert))
+            if len(batch) == batch_size:
+                yield from self._classify(batch)
+                batch = []
+        if batch:
+            yield from self._classify(batch)
+
+    def _prepare(self, image, invert):
+        """路径、PIL 图像或数组 -> PIL 图像,模式是 L 或 RGB。"""
+        if isinstance(image, (str, Path)):
+            image = read_image(image, self.info.channels)
+        elif isinstance(image, Image.Image):
+            try:
+                image.load()  # Pillow 到用时才读文件
+            except (OSError, SyntaxError, ValueError, struct.error, EOFError):
+                raise UserError("这个 PIL 图像读不出像素:文件不完整,或已经关闭。请换一张,或重新打开。") from None
+            image = convert_image(image, self.info.channels)
+        else:
+            image = convert_image(_from_array(image), self.info.channels)
+        return ImageOps.invert(image) if invert else image
+
+    def _classify(self, images):
+        """若干张 PIL 图像 -> 概率 [B, K]。"""
+        x = paddle.to_tensor(to_input(images, self.info))  # [B, C, H, W]
+        with self._turn, paddle.no_grad():
+            logits = self._run(x).numpy().astype("float64")  # [B, K]
+        logits -= logits.max(axis=1, keepdims=True)
+        exponents = np.exp(logits)  # [B, K]
+        return (exponents / exponents.sum(axis=1, keepdims=True)).astype("float32")
+
+
+def _is_one(images):
+    """是不是一张图像,而不是若干张。"""
+    return (
+        isinstance(images, (str, bytes, Path, Image.Image))
+        or not isinstance(images, Iterable)
+        or getattr(images, "ndim", 4) < 4
+    )
+
+
+def _from_array(array):
+    """uint8 的数组 [H, W] 或 [H, W, C] -> PIL 图像。"""
+    if not hasattr(array, "ndim"):
+        raise UserError(f"{type(array).__name__} 不是图像:请给路径、PIL 图像或 uint8 的数组。")
+    array = np.asarray(array)
+    if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4))):
+        raise UserError(
+            f"数组的类型是 {array.dtype}、形状是 {list(array.shape)}:一张图像应是 uint8(0–255)的 [H, W] 或 [H, W, C],"
+            "C 是 1、3 或 4。若干张灰度图用 list(数组)。"
+        )
+    if 0 in array.shape:
+        raise UserError(f"数组的形状是 {list(array.shape)}:图像里没有像素。")
+    return Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array)

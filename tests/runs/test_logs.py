@@ -1,0 +1,190 @@
+import collections
+import io
+import json
+
+import numpy as np
+import paddle
+import pytest
+from paddle.utils import unique_name
+from PIL import Image
+
+from paddle_vit import create_model
+from paddle_vit.runs.logs import RunLog
+from paddle_vit.system.pictures import confusion_figure, draw, image_grid, mistakes_figure
+
+EPOCH = dict(
+    train_loss=1.0, train_top1=0.5, val_loss=2.0, val_top1=0.25, lr=0.1, images_per_second=10.0, data_wait=0.02
+)
+
+
+def read_metrics(directory):
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def read_scalars(directory, tag):
+    from visualdl import LogReader
+
+    return [
+        (item.id, item.value) for item in LogReader(file_path=str(directory / "vdlrecords.log")).get_data("scalar", tag)
+    ]
+
+
+def test_nothing_is_lost_without_close(tmp_path):
+    log = RunLog(tmp_path, 10, 5, every=1)
+    for step in range(100):
+        log.step(0, step, {"loss/train_step": step / 2}, 0.0, 0.0, 0.0)
+    log.epoch({"epoch": 1, **EPOCH})
+    # 没有 flush,也没有 close:文件里已经有全部记录
+    assert read_scalars(tmp_path, "loss/train_step") == [(step, step / 2) for step in range(100)]
+    assert read_scalars(tmp_path, "loss/val") == [(1, 2.0)]
+    assert read_scalars(tmp_path, "top1/train") == [(1, 0.5)]
+    assert read_metrics(tmp_path) == [{"epoch": 1, **EPOCH}]
+    log.close()
+
+
+def test_a_resumed_log_goes_on_from_its_position(tmp_path):
+    log = RunLog(tmp_path, 10, 5, every=1)
+    log.epoch({"epoch": 1, **EPOCH})
+    position = json.loads(json.dumps(log.position()))
+    log.epoch({"epoch": 2, **EPOCH})  # 检查点之后写的,续训会重新写一遍
+    log.close()
+    with open(tmp_path / "vdlrecords.log", "ab") as file:
+        file.write(b"half a record")
+    log = RunLog(tmp_path, 10, 5, position, every=1)
+    log.epoch({"epoch": 2, **{**EPOCH, "val_loss": 3.0}})
+    log.close()
+    assert read_scalars(tmp_path, "loss/val") == [(1, 2.0), (2, 3.0)]
+    assert [line["val_loss"] for line in read_metrics(tmp_path)] == [2.0, 3.0]
+    assert len(list(tmp_path.glob("*vdlrecords*"))) == 1
+
+
+def test_every(tmp_path):
+    log = RunLog(tmp_path, 1, 10, every=4)
+    for step in range(10):
+        log.step(0, step, {"x": step}, 0.0, 0.0, 0.0)
+    assert [step for step, _ in read_scalars(tmp_path, "x")] == [0, 4, 8]
+    log.close()
+
+
+def test_a_disabled_log_writes_nothing(tmp_path, capsys):
+    log = RunLog(tmp_path, 1, 1, enabled=False)
+    log.step(0, 0, {"x": 1}, 0.0, 0.0, 0.0)
+    log.epoch({"epoch": 1, **EPOCH})
+    log.images("x", np.zeros((1, 2, 2, 1), "uint8"), 0)
+    log.close()
+    assert log.position() is None
+    assert list(tmp_path.iterdir()) == []
+    assert capsys.readouterr().out == ""
+
+
+def test_a_lost_or_short_record_file_does_not_break_the_new_curve(tmp_path):
+    log = RunLog(tmp_path, 10, 5)
+    for epoch in (1, 2):
+        log.epoch({"epoch": epoch, **EPOCH})
+    position = log.position()
+    log.close()
+    (tmp_path / "vdlrecords.log").unlink()
+    lines = (tmp_path / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "metrics.jsonl").write_bytes(lines[0])
+    log = RunLog(tmp_path, 10, 5, position)
+    log.epoch({"epoch": 3, **EPOCH})
+    assert log.position()["metrics"] == (tmp_path / "metrics.jsonl").stat().st_size
+    assert log.position()["visualdl"] == (tmp_path / "vdlrecords.log").stat().st_size
+    log.close()
+    assert read_scalars(tmp_path, "loss/val") == [(3, 2.0)]
+    assert [line["epoch"] for line in read_metrics(tmp_path)] == [1, 3]
+
+
+def test_figures_take_any_class_name(tmp_path):
+    confusion_figure(np.eye(2, dtype=int), ["a$x_$", "100%"], "50% of $x$").savefig(tmp_path / "a.png")
+    mistakes_figure([np.zeros((4, 4, 3), "uint8")], [("a$x_$", "b^", 0.5)], "$").savefig(tmp_path / "b.png")
+    confusion_figure(np.eye(200, dtype=int), [str(i) for i in range(200)], "many").savefig(tmp_path / "c.png")
+    assert all(path.stat().st_size > 1000 for path in tmp_path.iterdir())
+
+
+def test_a_drawn_figure_equals_the_saved_one(tmp_path):
+    confusion_figure(np.eye(3, dtype=int), ["猫", "狗", "鸟"], "标题").savefig(tmp_path / "a.png")
+    pixels = draw(confusion_figure(np.eye(3, dtype=int), ["猫", "狗", "鸟"], "标题"))
+    assert pixels.dtype == np.uint8
+    np.testing.assert_array_equal(pixels, np.asarray(Image.open(tmp_path / "a.png"))[..., :3])
+
+
+def test_image_grid_shows_every_pixel():
+    images = np.arange(3 * 4 * 4, dtype="uint8").reshape(3, 4, 4, 1)
+    grid = image_grid(images, columns=2, min_side=8)
+    assert grid.shape == (20, 20, 3)
+    np.testing.assert_array_equal(grid[0:8:2, 10:18:2, 0], images[1, ..., 0])
+    np.testing.assert_array_equal(grid[10:18:2, 0:8:2, 2], images[2, ..., 0])
+
+
+def test_a_runs_records(tiny_run):
+    from visualdl import LogReader
+
+    reader = LogReader(file_path=str(tiny_run / "vdlrecords.log"))
+    tags = reader.get_tags()
+    scalars = "loss/train loss/val loss/train_step top1/train top1/val optimizer/lr optimizer/grad_norm "
+    scalars += "speed/images_per_second speed/data_wait result/test_top1"
+    assert set(scalars.split()) <= set(tags["scalar"])
+    images = "train/images val/confusion val/mistakes test/confusion test/mistakes attention/heads attention/rollout"
+    assert set(images.split()) <= set(tags["image"])
+    assert "weights/head.weight" in tags["histogram"]
+    assert tags["hyper_parameters"]
+    names = {path.name for path in tiny_run.iterdir()}
+    expected = "config.yaml data.json metrics.jsonl best.safetensors last.safetensors summary.json vdlrecords.log"
+    assert {*expected.split(), "confusion_test.png", "mistakes_test.png"} <= names
+    (shown,) = (item for item in reader.get_data("image", "test/confusion"))
+    shown = np.asarray(Image.open(io.BytesIO(shown.image.encoded_image_string)))
+    np.testing.assert_array_equal(shown, np.asarray(Image.open(tiny_run / "confusion_test.png")))
+    summary = json.loads((tiny_run / "summary.json").read_text(encoding="utf-8"))
+    assert 0 <= summary["test_top1"] <= 1 and summary["parameters"] > 0 and summary["best_epoch"] in (1, 2)
+    lines = read_metrics(tiny_run)
+    assert [line["epoch"] for line in lines] == [1, 2]
+    assert {"train_loss", "train_top1", "val_loss", "val_top1", "lr", "images_per_second"} <= set(lines[0])
+
+
+def graph_of(model, directory):
+    """``RunLog.graph`` 写的文件,VisualDL 自己的格式;没有写就是 ``None``。"""
+    log = RunLog(directory, 1, 1)
+    log.graph(model)
+    log.close()
+    path = directory / "vdlgraph.log"
+    return path.read_text() if path.exists() else None
+
+
+@pytest.mark.parametrize(
+    "name, settings, layers",
+    [
+        ("vit", {}, ("PatchEmbedding", "EncoderLayer", "Attention", "Mlp")),
+        (
+            "swin_tiny",
+            dict(image_size=32, embed_dim=24, window_size=4),
+            ("PatchEmbedding", "SwinStage", "SwinBlock", "WindowAttention", "Mlp", "PatchMerging"),
+        ),
+    ],
+)
+def test_the_graph_has_every_layer_and_the_shapes(tmp_path, name, settings, layers):
+    model = create_model(name, num_classes=7, **settings)
+    text = graph_of(model, tmp_path)
+    graph = json.loads(text)
+    boxes = collections.Counter(node["type"] for node in graph["nodes"] if not node["is_leaf_node"])
+    expected = collections.Counter(type(layer).__name__ for layer in model.sublayers())
+    assert {layer: boxes[layer] for layer in layers} == {layer: expected[layer] for layer in layers}
+    shapes = {variable["name"]: variable["shape"] for variable in graph["vars"]}
+    assert shapes["image"] == [-1, 3, *model.patch_embed.image_size] and shapes["logits"] == [-1, 7]
+    assert "static_graph" not in text  # 没有这台电脑的路径
+
+
+def test_the_graph_does_not_change_the_names_of_later_parameters(tmp_path):
+    model = create_model("vit")
+    with unique_name.guard():
+        names = [paddle.nn.LayerNorm(4).weight.name]
+        assert graph_of(model, tmp_path)
+        names.append(paddle.nn.LayerNorm(4).weight.name)
+    assert names == ["layer_norm_0.w_0", "layer_norm_1.w_0"]
+
+
+def test_a_model_that_cannot_be_drawn_only_gets_a_hint(tmp_path, capsys):
+    model = create_model("vit")
+    model.encoders[0].mlp = paddle.nn.Linear(96, 96)  # 学生换上自己的层
+    assert graph_of(model, tmp_path) is None
+    assert "网络结构" in capsys.readouterr().out

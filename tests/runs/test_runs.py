@@ -1,0 +1,113 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import TINY, run_script
+from test_resume import assert_same_end
+from test_scripts import assert_one_chinese_line
+
+from paddle_vit import UserError
+from paddle_vit.deploy.predictor import Predictor
+from paddle_vit.runs.train import load_model, load_run
+from paddle_vit.weights.checkpoint import read_model, save_model
+
+# 像在笔记本里那样训练:没有脚本,一次调用
+PROGRAM = """
+import json
+import sys
+from paddle_vit.system.cli import run
+from paddle_vit.config import parse_config
+from paddle_vit.deploy.predictor import Predictor
+from paddle_vit.runs.train import train
+
+def main():
+    options, picture = sys.argv[1:-1], sys.argv[-1]
+    trained = train(parse_config(options))
+    prediction = Predictor(trained, engine="eager")(picture, top=2)
+    print(json.dumps([trained.model.training, trained.summary, prediction.labels, prediction.probabilities]))
+
+run(main)
+"""
+
+
+def train_in_one_call(*args):
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM, *map(str, args)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+    )
+
+
+def test_one_call_trains_the_same_model_as_the_script(tiny_run, tmp_path, picture_folder):
+    run, picture = tmp_path / "run", picture_folder / "train" / "猫" / "1.png"
+    done = train_in_one_call(*TINY, "--output", run, picture)
+    assert done.returncode == 0, done.stderr
+    assert_same_end(run, tiny_run)
+    assert (run / "best.safetensors").read_bytes() == (tiny_run / "best.safetensors").read_bytes()
+    training, summary, labels, probabilities = json.loads(done.stdout.splitlines()[-1])
+    assert not training and summary == json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    expected = Predictor(tiny_run, engine="eager")(picture, top=2)  # 返回的模型就是以后读回的模型
+    assert tuple(labels) == expected.labels
+    np.testing.assert_allclose(probabilities, expected.probabilities, atol=1e-6)
+
+
+def test_one_call_does_not_start_other_processes(tmp_path):
+    done = train_in_one_call(*TINY, "--processes", "2", "--output", tmp_path / "run", "none.png")
+    assert done.returncode == 2 and not (tmp_path / "run").exists()
+    assert "processes=2" in done.stderr and "scripts/train.py" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_summary_of_a_loaded_run(tiny_run, tmp_path):
+    assert load_run(tiny_run).summary == json.loads((tiny_run / "summary.json").read_text(encoding="utf-8"))
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    loaded = load_run(run)
+    (run / "summary.json").write_text("{", encoding="utf-8")
+    with pytest.raises(UserError, match=r"summary\.json 已损坏"):
+        loaded.summary  # noqa: B018
+    (run / "summary.json").unlink()
+    assert loaded.summary is None  # 还没训练完
+
+
+def test_a_weight_file_alone_predicts_like_its_run(tiny_run, tmp_path, picture_folder):
+    shutil.copy(tiny_run / "best.safetensors", tmp_path / "alone.safetensors")
+    alone, run = load_model(tmp_path / "alone.safetensors"), load_model(tiny_run)
+    assert alone.info == run.info and not alone.model.training
+    pictures = sorted((picture_folder / "train" / "猫").iterdir())
+    assert Predictor(alone, "eager")(pictures) == Predictor(run, "eager")(pictures)
+    done = run_script("predict", tmp_path / "alone.safetensors", *pictures, check=0)
+    assert done.stdout == run_script("predict", tiny_run, *pictures, check=0).stdout
+
+
+@pytest.mark.parametrize("name, value", [("classes", ["a", "b"]), ("image_size", 16)])
+def test_a_description_that_contradicts_itself(tiny_run, tmp_path, name, value):
+    tensors, model, info = read_model(tiny_run / "best.safetensors")
+    save_model(tmp_path / "x.safetensors", tensors, model, {**info, name: value})
+    with pytest.raises(UserError, match="自相矛盾"):
+        load_model(tmp_path / "x.safetensors")
+
+
+def test_weight_files_that_cannot_predict(tiny_run, tmp_path):
+    path = tmp_path / "model.safetensors"
+    tensors, model, info = read_model(tiny_run / "best.safetensors")
+    for description, words in (
+        ((model, None), "类别名"),
+        (({**model, "embed_dim": 16}, info), "说明不符"),
+        (({**model, "colour": 1}, info), "colour"),
+        (({**model, "name": "resnet"}, info), "resnet"),
+        ((model, {**info, "std": [0.0]}), "损坏"),
+        ((model, {**info, "classes": []}), "损坏"),
+    ):
+        save_model(path, tensors, *description)
+        with pytest.raises(UserError, match=words):
+            load_model(path)
+    with pytest.raises(UserError, match="没有"):
+        load_model(tmp_path / "none")
+    path.write_bytes(b"text")
+    assert_one_chinese_line(run_script("predict", path, path), "损坏")
