@@ -1,9 +1,12 @@
 """作业:发作业、判作业、看进度。"""
 
 import sys
+from pathlib import Path
 
-from paddle_vit.grading.folder import check, start, status
-from paddle_vit.system.cli import ArgumentParser, run
+from paddle_vit.system.cli import ArgumentParser, run_main
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # 要的是检出的目录里的包,不是同名的这个脚本
+from homework.grading.folder import check, start, status  # noqa: E402
 
 DESCRIPTION = """作业:start 发作业,check 判作业,status 看进度。
 全部通过时 check 以状态码 0 退出,有没通过的是 1,命令写错了是 2。"""
@@ -30,4 +33,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

@@ -6,7 +6,8 @@
 
 import importlib
 
-from ..errors import UserError
+from paddle_vit.errors import UserError
+
 from .machinery import grade, load
 
 __all__ = ["FILES", "exercise", "grade", "load"]

@@ -9,15 +9,16 @@ import sys
 import zlib
 from pathlib import Path
 
-from ..errors import UserError
-from ..system.files import atomic_write
+from paddle_vit.errors import UserError
+from paddle_vit.system.files import atomic_write
+
 from . import FILES, exercise
 from .machinery import FAILED, PASSED, SKIPPED, TODO
 from .worker import grade_in_subprocess
 
 __all__ = ["check", "start", "status"]
 
-TEMPLATES = Path(__file__).parents[2] / "homework"
+TEMPLATES = Path(__file__).parents[1]
 REMEMBERED = TEMPLATES / ".folder"
 RECORDS = ".homework.json"
 DEFAULT_FOLDER = "my"

@@ -8,10 +8,10 @@ import paddle
 from paddle_step import make_step, random_batch
 from worker import Unavailable, serve
 
-from .. import UserError, ViT, count_parameters
-from ..deploy.engines import prediction_model
-from ..system.processes import sum_gradients
-from ..system.runtime import setup_runtime
+from paddle_vit import UserError, ViT, count_parameters
+from paddle_vit.deploy.engines import prediction_model
+from paddle_vit.system.processes import sum_gradients
+from paddle_vit.system.runtime import setup_runtime
 
 
 def build(spec):

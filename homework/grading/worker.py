@@ -16,14 +16,16 @@ import tempfile
 import threading
 from pathlib import Path
 
-from .. import __file__ as package_file
 from . import exercise
 from .machinery import FAILED, SKIPPED, Result, grade
 
 __all__ = ["grade_in_subprocess"]
 
 LOADING_SECONDS = 120  # 给启动 Python、导入 Paddle 的时间,不算在学生的时限里
-ROOT = Path(package_file).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
+# 检出的目录放在当前目录之前:学生那里也可以有叫 homework 的文件
+_START = "import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); "
+_START += "runpy.run_module('homework.grading.worker', run_name='__main__', alter_sys=True)"
 TAIL_BYTES = 1 << 16  # 学生打印的文字只留末尾这么多字节
 
 
@@ -43,8 +45,9 @@ def grade_in_subprocess(number, path, seconds=60):
         command = [
             sys.executable,
             "-u",
-            "-m",
-            __name__,
+            "-c",
+            _START,
+            str(ROOT),
             str(number),
             str(Path(path).resolve()),
             str(report),
@@ -57,7 +60,7 @@ def grade_in_subprocess(number, path, seconds=60):
             "PYTHONIOENCODING": "utf-8:replace",
             "GLOG_minloglevel": "2",  # 不要 Paddle 的 C++ 部分打印的 oneDNN 版本号之类
         }
-        printed, status = run(command, environment, seconds + LOADING_SECONDS)
+        printed, status = run_command(command, environment, seconds + LOADING_SECONDS)
         lines = report.read_text(encoding="utf-8").splitlines() if report.exists() else []
         records = [json.loads(line) for line in lines]
         doing, results = "启动", []
@@ -77,7 +80,7 @@ def titles_after(title, number):
     return titles[titles.index(title) + 1 :] if title in titles else titles
 
 
-def run(command, environment, seconds):
+def run_command(command, environment, seconds):
     """运行命令,返回 ``(打印的文字的末尾, 状态码)``;结束、到时间或 Ctrl-C 时,连它启动的进程一起杀掉。"""
     options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     process = subprocess.Popen(command, env=environment, cwd=ROOT, start_new_session=True, **options)

@@ -3,7 +3,8 @@
 import numpy as np
 import paddle
 
-from ..vit import ViT
+from paddle_vit.vit import ViT
+
 from .machinery import Exercise, Wrong, as_array
 
 MISTAKES = {

@@ -1,0 +1,72 @@
+"""时间怎样随规模增长:课程写法和本项目,token 数、一批的张数、层数、维度各变一遍。"""
+
+import contextlib
+import statistics
+
+from paddle_vit.system.processes import usable_cores
+
+from .reports import TASKS
+from .teams import Team, contenders
+
+__all__ = ["GROWTH_BASE", "measure_growth"]
+
+GROWTH_BASE = {"tokens": 64, "batch": 8, "depth": 4, "dim": 128}
+GROWTH = {
+    "tokens": (16, 64, 256, 1024),
+    "batch": (1, 4, 16, 64),
+    "depth": (1, 2, 4, 8, 16),
+    "dim": (32, 64, 128, 256, 512),
+}
+QUICK_GROWTH_BASE = {"tokens": 16, "batch": 2, "depth": 1, "dim": 32}
+QUICK_GROWTH = {"tokens": (16, 64), "batch": (1, 2), "depth": (1, 2), "dim": (32, 64)}
+
+
+def _growth_spec(tokens, batch, depth, dim, task):
+    architecture = dict(
+        image_size=4 * round(tokens**0.5),
+        patch_size=4,
+        in_channels=3,
+        num_classes=10,
+        embed_dim=dim,
+        depth=depth,
+        num_heads=dim // 32,
+        pool="avg",
+    )
+    return {"architecture": architecture, "batch": batch, "task": task, "mode": "eager", "threads": usable_cores()}
+
+
+def measure_growth(options):
+    """课程写法和本项目,每次只变一个量,返回若干行。"""
+    base = QUICK_GROWTH_BASE if options.quick else GROWTH_BASE
+    values = QUICK_GROWTH if options.quick else GROWTH
+    pair = [contender for contender in contenders(usable_cores()) if contender.key in ("lesson", "ours")]
+    measured, rows = {}, []
+    with contextlib.ExitStack() as stack:
+        teams = [stack.enter_context(Team(contender)) for contender in pair]
+        for task in options.tasks:
+            for axis in values:
+                for value in values[axis]:
+                    point = {**base, axis: value}
+                    key = (task, *point.values())
+                    if key not in measured:
+                        print(f"{TASKS[task]} {axis}={value} …", flush=True)
+                        measured[key] = _growth_point(teams, _growth_spec(**point, task=task), options)
+                    for contender, median in zip(pair, measured[key]):
+                        per_image = median / point["batch"]
+                        row = {"task": task, "axis": axis, "value": value, "contender": contender.key}
+                        rows.append({**row, "seconds_per_step": median, "seconds_per_image": per_image, **point})
+    return rows
+
+
+def _growth_point(teams, spec, options):
+    """每个参赛者一步的秒数:各轮中位数里最小的,别的程序只会让一轮变慢。"""
+    steps = []
+    for team in teams:
+        team.ask("build", spec)
+        fastest = min(team.take_steps(2)[0])
+        steps.append(1 if options.quick else max(1, min(50, round(options.block_seconds / 4 / fastest))))
+    times = [[] for _ in teams]
+    for _ in range(min(options.rounds, 3)):
+        for team, count, mine in zip(teams, steps, times):
+            mine.append(statistics.median(team.take_steps(count)[0]))
+    return [min(mine) for mine in times]
