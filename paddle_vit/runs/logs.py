@@ -1,82 +1,43 @@
-"""训练记录:VisualDL 曲线、``metrics.jsonl``、进度条。
+"""训练记录:VisualDL 曲线、``metrics.jsonl``、进度条和打印的每一行。
 
-训练只管调用 ``RunLog``,不关心写到哪里。多进程时只有 0 号进程的 ``RunLog`` 真的写。
+训练循环只管告诉 ``RunLog`` 到了哪里;写什么、写到哪里、怎样显示都在这里。多进程时其余的进程用 ``NoLog``。
 """
 
-import errno
+from __future__ import annotations
+
 import json
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 from paddle.utils import unique_name
 from PIL import Image
 
+from ..config import result_settings
 from ..errors import UserError
-from ..family.static_graph import ENGINE_ERRORS, write_model
-from ..system.files import atomic_write, matches
-from ..system.pictures import confusion_figure, draw, image_grid, mistakes_figure
+from ..family.models import count_parameters
+from ..family.static_graph import write_model
+from ..family.static_program import ENGINE_ERRORS
+from ..system.files import atomic_write, matches, parse_json
+from ..system.pictures import draw, image_grid
+from ..system.run_files import GRAPH, METRICS
+from ..tasks.task import Picture, Result
+from ..training.optimizer import learning_rate
+from ..training.progress import Step
+from .visualdl_file import make_writer
 
-__all__ = ["RunLog", "load_metrics"]
-
-VISUALDL_FILE = "vdlrecords.log"  # 固定的名字:VisualDL 只读目录里最新的一个文件,续训必须接着写同一个
-GRAPH_FILE = "vdlgraph.log"
-METRICS_FILE = "metrics.jsonl"
-_METRICS = ("epoch", "train_loss", "train_top1", "val_loss", "val_top1", "lr", "images_per_second")
-
-
-class _RecordFile:
-    """VisualDL 的记录文件:一条记录一次写完,记得写到了哪里,写不下就抛出 ``OSError``。
-
-    VisualDL 2.5.3 自带的写法由后台线程追加,写失败(如磁盘满)时只打印一行英文就丢掉记录,可能留下半条;
-    它也不告诉调用者写到了哪里,续训时没法去掉检查点之后的记录。
-    """
-
-    def __init__(self, path, size):
-        from visualdl.writer.record_writer import RecordWriter
-
-        self._path = Path(path)
-        self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115  由 close 关闭
-        self._size = min(size, self._file.tell())
-        self._file.truncate(self._size)  # 续训:去掉检查点之后的记录,它们会重新写一遍
-        self._writer = RecordWriter(self)
-
-    def add_record(self, record):
-        self._writer.write(record.SerializeToString())
-
-    def write(self, data):
-        written = self._file.write(data)
-        if written != len(data):
-            self._file.truncate(self._size)  # 不留半条记录
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
-        self._size += written
-
-    @property
-    def size(self):
-        return self._size
-
-    def get_filename(self):
-        return str(self._path)
-
-    def flush(self):
-        os.fsync(self._file.fileno())
-
-    def close(self):
-        self._file.close()
+__all__ = ["NoLog", "RunLog", "load_metrics"]
 
 
-def _make_writer(directory, size):
-    """一个 ``visualdl.LogWriter``,只把它写文件的部分换成 ``_RecordFile``。"""
-    from visualdl import LogWriter
+class NoLog:
+    """多进程里其余进程的记录:什么也不写。"""
 
-    class Writer(LogWriter):
-        def _get_file_writer(self):
-            if self._file_writer is None:
-                self._file_writer = _RecordFile(Path(directory) / VISUALDL_FILE, size)
-                self._all_writers[self._logdir] = self._file_writer
-            return self._file_writer
+    def _nothing(self, *_):
+        """不写。"""
 
-    return Writer(logdir=str(directory))
+    start = step = epoch = pictures = histograms = finish = say = close = position = _nothing
 
 
 class RunLog:
@@ -88,25 +49,23 @@ class RunLog:
         steps_per_epoch (int): 每轮多少步。
         position (dict | None): 续训时给 ``position()`` 当时的返回值,从那里接着写。
         every (int): 每隔多少步往 VisualDL 写一次。
-        enabled (bool): ``False`` 时什么也不写(多进程里的其余进程)。
     """
 
-    def __init__(self, directory, epochs, steps_per_epoch, position=None, every=10, enabled=True):
+    def __init__(
+        self, directory: str | Path, epochs: int, steps_per_epoch: int, position: dict | None = None, every: int = 10
+    ):
         self.directory = Path(directory)
         self.epochs, self.steps_per_epoch, self.every = epochs, steps_per_epoch, every
-        self.enabled = enabled
         position = position or {"visualdl": 0, "metrics": 0}
-        if not enabled:
-            return
-        self._writer = _make_writer(self.directory, position["visualdl"])
-        path = self.directory / METRICS_FILE
+        self._writer = make_writer(self.directory, position["visualdl"])
+        path = self.directory / METRICS
         kept = path.read_bytes()[: position["metrics"]] if path.exists() else b""
         self._metrics_size = len(kept)
         atomic_write(path, kept)
         self._bar = self._make_bar()
 
     def _make_bar(self):
-        from tqdm import tqdm
+        from tqdm import tqdm  # 重,用到才导入
 
         return tqdm(
             total=self.epochs * self.steps_per_epoch,
@@ -116,168 +75,172 @@ class RunLog:
             bar_format="{desc} {bar} {percentage:3.0f}% 已用 {elapsed} 剩余 {remaining}{postfix}",
         )
 
-    def position(self):
+    def position(self) -> dict:
         """现在写到哪里;存进检查点,续训时交还给构造函数。"""
-        if not self.enabled:
-            return None
         records = self._writer._get_file_writer()
         records.flush()
         return {"visualdl": records.size, "metrics": self._metrics_size}
 
-    def say(self, text):
+    def say(self, text: str) -> None:
         """打印一行,不弄乱进度条。"""
-        if self.enabled:
-            self._bar.write(text, file=sys.stdout)
-            sys.stdout.flush()
+        self._bar.write(text, file=sys.stdout)
+        sys.stdout.flush()
 
-    def step(self, epoch, step, metrics, loss, top1, speed):
-        """一步训练之后调用。
+    # ---- 训练循环在这些时候调用 ----
+
+    def start(self, trainer, resumed: bool) -> None:
+        """训练开始:打印数据和模型,写网络结构图。"""
+        config, p, steps = trainer.config, trainer.progress, trainer.steps_per_epoch
+        count, size = count_parameters(trainer.model), trainer.task.step_size(trainer.world)
+        lines = [*trainer.task.describe(), f"模型 {config.model}:{count:,} 个参数;每轮 {steps} 步,每步 {size} 张"]
+        if config.train_only != "all":
+            count = sum(parameter.size for parameter in trainer.trained)
+            lines.append(f"只训练分类头:{count:,} 个参数,其余冻结")
+            if config.weights is None:
+                lines.append("提示:没有 --weights,冻结的骨干是随机的初值,学不到什么;请给出预训练的权重。")
+        if steps < 5:
+            lines.append(f"提示:每轮只更新 {steps} 次,学得很慢;请调小 --batch-size,或加大 --epochs。")
+        if resumed:
+            going = f"从第 {p.epoch + 1} 轮第 {p.step + 1} 步接着来"
+            lines.append(f"续训:{going if p.epoch < config.epochs else '训练已完成'}")
+        for line in lines:
+            self.say(line)
+        self._graph(trainer.model)
+
+    def step(self, trainer, step: Step, lr: float, speed: float) -> None:
+        """一步训练之后:更新进度条,隔几步写一次 VisualDL。
 
         Args:
-            epoch, step (int): 第几轮、全程第几步,从 0 起。
-            metrics (dict): VisualDL 标签 -> 数值,每 ``every`` 步写一次。
-            loss, top1, speed (float): 本轮至今的平均损失、正确率(0–1)、每秒图像数,显示在进度条上。
+            trainer (Trainer), step (Step): 见 ``training.loop``;进度已经计入这一步。
+            lr (float): 这一步的学习率。
+            speed (float): 每秒图像数。
         """
-        if not self.enabled:
+        p = trainer.progress
+        done = p.epoch * self.steps_per_epoch + p.step  # 已经做完的步数
+        self._bar.set_description_str(f"第 {p.epoch + 1}/{self.epochs} 轮", refresh=False)
+        self._bar.set_postfix_str(f"{trainer.task.show(p.means)} {speed:.0f} 张/秒", refresh=False)
+        self._bar.update(done - self._bar.n)
+        if (done - 1) % self.every:
             return
-        self._bar.set_description_str(f"第 {epoch + 1}/{self.epochs} 轮", refresh=False)
-        self._bar.set_postfix_str(f"loss {loss:.4f} top-1 {top1:.2%} {speed:.0f} 张/秒", refresh=False)
-        self._bar.update(step + 1 - self._bar.n)
-        if step % self.every == 0:
-            self.scalars(metrics, step)
+        scalars = {"loss/train_step": step.loss}
+        scalars.update({f"{name}/train_step": total / step.count for name, total in step.sums.items()})
+        scalars.update({"optimizer/lr": lr, "optimizer/grad_norm": step.grad_norm})
+        scalars.update({"speed/images_per_second": speed, "speed/data_wait": p.wait_seconds / p.epoch_seconds})
+        self._scalars(scalars, done - 1)
 
-    def scalars(self, metrics, step):
-        """往 VisualDL 写一组标量,标签里 ``/`` 之前的部分是图表的分组。"""
-        for tag, value in metrics.items():
-            self._writer.add_scalar(tag, value, step)
-
-    def epoch(self, metrics):
+    def epoch(self, trainer, result: Result) -> None:
         """一轮结束:往 metrics.jsonl 写一行,往 VisualDL 写各条曲线,打印一行。
 
         Args:
-            metrics (dict): 至少有 epoch(从 1 起)、train_loss、train_top1、val_loss、val_top1、lr、images_per_second。
+            trainer (Trainer): 进度还是这一轮的。
+            result (Result): 验证的结果。
         """
-        if not self.enabled:
-            return
+        p, task, steps = trainer.progress, trainer.task, trainer.steps_per_epoch
+        speed, wait = p.count / p.epoch_seconds, p.wait_seconds / p.epoch_seconds
+        lr = learning_rate((p.epoch + 1) * steps - 1, trainer.config, steps)
+        metrics = {"epoch": p.epoch + 1}
+        metrics.update({f"train_{name}": value for name, value in p.means.items()})
+        metrics.update({f"val_{name}": result.measures[name] for name in task.all_measures()})
+        metrics.update({"lr": lr, "grad_norm": p.grad_norm_sum / steps, "grad_norm_max": p.grad_norm_max})
+        metrics.update({"images_per_second": speed, "data_wait": wait, "seconds": p.seconds})
         line = (json.dumps(metrics, ensure_ascii=False) + "\n").encode()
-        with open(self.directory / METRICS_FILE, "ab") as file:
+        with open(self.directory / METRICS, "ab") as file:
             file.write(line)
             file.flush()
             os.fsync(file.fileno())
         self._metrics_size += len(line)
-        tags = {
-            "loss/train": "train_loss",
-            "loss/val": "val_loss",
-            "top1/train": "train_top1",
-            "top1/val": "val_top1",
-            "optimizer/lr_epoch": "lr",
-            "speed/images_per_second_epoch": "images_per_second",
+        scalars = {
+            f"{name}/{part}": metrics[f"{part}_{name}"] for name in task.all_measures() for part in ("train", "val")
         }
-        self.scalars({tag: metrics[name] for tag, name in tags.items()}, metrics["epoch"])
+        scalars.update({"optimizer/lr_epoch": lr, "speed/images_per_second_epoch": speed})
+        self._scalars(scalars, p.epoch + 1)
         self.say(
-            f"第 {metrics['epoch']}/{self.epochs} 轮  训练 loss {metrics['train_loss']:.4f} "
-            f"top-1 {metrics['train_top1']:.2%}  验证 loss {metrics['val_loss']:.4f} top-1 {metrics['val_top1']:.2%}  "
-            f"{metrics['images_per_second']:.0f} 张/秒,等数据 {metrics['data_wait']:.0%}"
+            f"第 {p.epoch + 1}/{self.epochs} 轮  训练 {task.show(p.means)}  验证 {task.show(result.measures)}  "
+            f"{speed:.0f} 张/秒,等数据 {wait:.0%}"
         )
 
-    def images(self, tag, images, step):
-        """写一批图像的网格;images 是 uint8 [B, H, W, C]。"""
-        if self.enabled:
-            self._writer.add_image(tag, image_grid(images), step)
+    def pictures(self, pictures: Iterable[Picture], epoch: int) -> None:
+        """写几张图(``tasks.task.Picture``);有文件名的也存进运行目录。"""
+        for tag, image, file in pictures:
+            pixels = image_grid(image) if isinstance(image, np.ndarray) else draw(image)
+            self._writer.add_image(tag, pixels, epoch)
+            if file is not None:
+                self._save(pixels, self.directory / file)
 
-    def figure(self, tag, figure, step):
-        """写一张 matplotlib 的图。"""
-        if self.enabled:
-            self._writer.add_image(tag, draw(figure), step)
-
-    def histograms(self, named_arrays, step):
+    def histograms(self, named_arrays: Iterable[tuple[str, np.ndarray]], epoch: int) -> None:
         """写一组权重的直方图;named_arrays 是 (名字, 数组) 的序列。"""
-        if self.enabled:
-            for name, array in named_arrays:
-                self._writer.add_histogram(f"weights/{name}", array.flatten(), step)
+        for name, array in named_arrays:
+            self._writer.add_histogram(f"weights/{name}", array.flatten(), epoch)
 
-    def graph(self, model):
+    def finish(self, trainer, summary: dict) -> None:
+        """训练完:写超参数和最终指标,供 VisualDL 的 HPARAMS(超参可视化)页比较各次运行;打印结果。"""
+        p, best = trainer.progress, trainer.task.best
+        settings = {
+            name: value if isinstance(value, (int, float, str)) and not isinstance(value, bool) else str(value)
+            for name, value in result_settings(trainer.config).items()
+        }
+        names = [f"test_{best}", f"val_{best}", "best_epoch", "seconds"]
+        self._writer.add_hparams(settings, [f"result/{name}" for name in names])
+        self._scalars({f"result/{name}": summary[name] for name in names}, 0)
+        kind = trainer.task.all_measures()[best]
+        test, val = (f"{summary[name]:{kind.form}}" for name in names[:2])
+        self.say(f"完成:测试 {kind.title} {test}(第 {p.best_epoch} 轮的权重,验证 {val}),用时 {p.seconds:.0f} 秒")
+
+    def close(self) -> None:
+        """关闭文件和进度条。"""
+        self._bar.close()
+        self._writer.close()
+
+    # ---- 写 ----
+
+    def _scalars(self, values, step):
+        """往 VisualDL 写一组标量,标签里 ``/`` 之前的部分是图表的分组。"""
+        for tag, value in values.items():
+            self._writer.add_scalar(tag, value, step)
+
+    def _save(self, pixels, path):
+        try:
+            Image.fromarray(pixels).save(path)
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            raise OSError(error.errno, error.strerror, str(path)) from None
+
+    def _graph(self, model):
         """写模型的结构,显示在 VisualDL 的“网络结构 - 动态”页,各层是可以展开的框。
 
         VisualDL 2.5.3 自带的 ``add_graph`` 读不了 Paddle 3 存的模型;它分析旧格式的那一半还能用。
         """
-        if not self.enabled:
-            return
         try:
-            from visualdl.component.graph import analyse_model
+            from visualdl.component.graph import analyse_model  # 重,用到才导入
 
             with unique_name.guard():  # 给节点起名字的计数器,与 Paddle 给参数起名字的是同一个
                 nodes = analyse_model(write_model(model, keep_constants=False)[0])
         except ENGINE_ERRORS as error:
             self.say(f"提示:VisualDL 里不会有网络结构图,训练照常({type(error).__name__}:{error})。")
             return
-        atomic_write(self.directory / GRAPH_FILE, json.dumps(nodes).encode())
-
-    def evaluation(self, part_name, evaluation, part, classes, step):
-        """写混淆矩阵和错得最离谱的图像;也把图存进运行目录(confusion_*.png、mistakes_*.png)。"""
-        if not self.enabled:
-            return
-        names = {"val": "验证集", "test": "测试集"}
-        figures = {
-            "confusion": confusion_figure(
-                evaluation.confusion(len(classes)), classes, f"{names[part_name]}混淆矩阵,top-1 {evaluation.top1:.2%}"
-            )
-        }
-        worst = evaluation.worst(18)
-        if len(worst):
-            images = [part.read(i) for i in worst]
-            predicted, probability = evaluation.classes[worst, 0], evaluation.probabilities[worst, 0]
-            captions = [
-                (classes[evaluation.labels[i]], classes[k], p) for i, k, p in zip(worst, predicted, probability)
-            ]
-            title = f"{names[part_name]}上错得最离谱的图像(真实 → 预测)"
-            figures["mistakes"] = mistakes_figure(images, captions, title)
-        for kind, figure in figures.items():
-            pixels = draw(figure)  # 只画一次:画一张图比训练几步还慢
-            self._writer.add_image(f"{part_name}/{kind}", pixels, step)
-            path = self.directory / f"{kind}_{part_name}.png"
-            try:
-                Image.fromarray(pixels).save(path)
-            except OSError as error:
-                path.unlink(missing_ok=True)
-                raise OSError(error.errno, error.strerror, str(path)) from None
-
-    def hyper_parameters(self, settings, metrics):
-        """写超参数和最终指标,供 VisualDL 的 HPARAMS(超参可视化)页比较各次运行。"""
-        if not self.enabled:
-            return
-        settings = {
-            name: value if isinstance(value, (int, float, str)) and not isinstance(value, bool) else str(value)
-            for name, value in settings.items()
-        }
-        self._writer.add_hparams(settings, [f"result/{name}" for name in metrics])
-        self.scalars({f"result/{name}": value for name, value in metrics.items()}, 0)
-
-    def close(self):
-        """关闭文件和进度条。"""
-        if self.enabled:
-            self._bar.close()
-            self._writer.close()
+        atomic_write(self.directory / GRAPH, json.dumps(nodes).encode())
 
 
-def load_metrics(directory):
+def load_metrics(directory: str | Path, needed: tuple[str, ...] = ()) -> list[dict]:
     """读回 metrics.jsonl,每轮一个字典;没有文件时是空的,最后半行(写到一半被杀掉)不算。
 
     Args:
         directory (str | Path): 运行目录。
+        needed (tuple[str]): 每轮必须有的指标,如 ``val_top1``。
 
     Raises:
-        UserError: 文件已损坏。
+        UserError: 文件已损坏,或没有 needed 里的指标。
     """
-    path = Path(directory) / METRICS_FILE
+    path = Path(directory) / METRICS
     if not path.exists():
         return []
-    try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
-    except ValueError:
-        lines = None
-    whole = matches(lines, [dict.fromkeys(_METRICS, float)])
-    whole = whole and all(matches(line.get("data_wait", 0.0), float) for line in lines)  # 旧版的记录里没有
-    if not whole or not all(0 <= line[name] <= 1 for line in lines for name in ("train_top1", "val_top1")):
+    lines = [parse_json(line) for line in path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]]
+    always = ("epoch", "train_loss", "val_loss", "lr", "images_per_second", "data_wait")
+    whole = matches(lines, [dict.fromkeys(always, float)]) and all(matches(line, {None: float}) for line in lines)
+    whole = whole and len({tuple(line) for line in lines}) <= 1  # 各行的列相同
+    if not whole or not all(0 <= line[name] <= 1 for line in lines for name in line if name.endswith("top1")):
         raise UserError(f"{path} 已损坏:请换一个备份,或重新训练。")
+    missing = [name for name in needed if lines and name not in lines[0]]
+    if missing:
+        raise UserError(f"{path} 里没有 {missing[0]}:这里只看得懂分类的运行,它学的是别的。")
     return lines

@@ -3,16 +3,21 @@
 学生有蒸馏 token 时,class token 的头学标签,蒸馏 token 的头学老师;没有时,唯一的输出两样都学。
 """
 
+from __future__ import annotations
+
 import paddle
 import paddle.nn.functional as F
+from paddle import nn
 
+from ..data.info import DataInfo
 from ..errors import UserError
-from ..system.runtime import autocast
 
 __all__ = ["Distillation", "distillation_loss", "teacher_input"]
 
 
-def distillation_loss(logits, teacher_logits, kind, temperature=3.0):
+def distillation_loss(
+    logits: paddle.Tensor, teacher_logits: paddle.Tensor, kind: str, temperature: float = 3.0
+) -> paddle.Tensor:
     """学生与老师的差别。
 
     ``'hard'`` 是对老师判的那一类的交叉熵;``'soft'`` 是温度 τ 下的 τ² KL(老师 ‖ 学生)(arXiv 1503.02531),
@@ -34,7 +39,7 @@ def distillation_loss(logits, teacher_logits, kind, temperature=3.0):
     return temperature**2 * (log_q.exp() * (log_q - log_p)).sum(-1).mean()
 
 
-def teacher_input(images, info, teacher_info):
+def teacher_input(images: paddle.Tensor, info: DataInfo, teacher_info: DataInfo) -> paddle.Tensor:
     """学生的输入 -> 老师的输入:按老师的均值和标准差重新归一化,边长不同时用双三次插值缩放。
 
     Args:
@@ -71,7 +76,15 @@ class Distillation:
         UserError: 老师的类别或通道数与学生的不同。
     """
 
-    def __init__(self, teacher, teacher_info, info, kind="hard", alpha=0.5, temperature=3.0):
+    def __init__(
+        self,
+        teacher: nn.Layer,
+        teacher_info: DataInfo,
+        info: DataInfo,
+        kind: str = "hard",
+        alpha: float = 0.5,
+        temperature: float = 3.0,
+    ):
         if teacher_info.classes != info.classes:
             raise UserError(
                 f"老师分的是 {_shown(teacher_info.classes)},数据是 {_shown(info.classes)}:"
@@ -88,26 +101,26 @@ class Distillation:
         for parameter in teacher.parameters():
             parameter.stop_gradient = True
 
-    def __call__(self, model, images, targets, precision=None):
+    def __call__(
+        self, model: nn.Layer, images: paddle.Tensor, targets: paddle.Tensor
+    ) -> tuple[paddle.Tensor, paddle.Tensor]:
         """学生在一批图像上的 logits 和损失。
 
         Args:
             model (nn.Layer): 学生。
             images (Tensor): 已增强、按学生的数据归一化,[B, C, H, W]。
             targets (Tensor): 标签分布,[B, K]。
-            precision (str | None): 混合精度的类型,``None`` 是 float32。
 
         Returns:
             tuple[Tensor, Tensor]: 预测用的 logits [B, K] 和损失(一个数)。
         """
-        with autocast(precision):
-            with paddle.no_grad():
-                taught = self.teacher(teacher_input(images, self.info, self.teacher_info)).astype("float32")  # [B, K]
-            if getattr(model, "distillation_token", None) is None:
-                prediction = logits = for_teacher = model(images)  # [B, K]
-            else:
-                logits, for_teacher = model.forward_heads(images)  # 各 [B, K]
-                prediction = (logits + for_teacher) / 2
+        with paddle.no_grad():
+            taught = self.teacher(teacher_input(images, self.info, self.teacher_info)).astype("float32")  # [B, K]
+        if getattr(model, "distillation_token", None) is None:
+            prediction = logits = for_teacher = model(images)  # [B, K]
+        else:
+            logits, for_teacher = model.forward_heads(images)  # 各 [B, K]
+            prediction = (logits + for_teacher) / 2
         label_loss = F.cross_entropy(logits.astype("float32"), targets, soft_label=True)
         teacher_loss = distillation_loss(for_teacher.astype("float32"), taught, self.kind, self.temperature)
         return prediction, (1 - self.alpha) * label_loss + self.alpha * teacher_loss

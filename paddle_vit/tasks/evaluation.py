@@ -1,14 +1,18 @@
 """评估:逐张的损失和前几名,各种指标都由它们算出。"""
 
+from __future__ import annotations
+
 import dataclasses
 
 import numpy as np
 import paddle
 import paddle.nn.functional as F
+from paddle import nn
 
-from ..data.sources import evaluation_batches
+from ..data.batches import evaluation_batches
+from ..data.info import DataInfo
+from ..data.parts import ArrayPart, FilePart
 from ..system.processes import all_reduce
-from ..system.runtime import autocast
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -30,34 +34,41 @@ class Evaluation:
     probabilities: np.ndarray
 
     @property
-    def loss(self):
+    def measures(self) -> dict[str, float]:
+        """各种指标(字典):loss、top1、top5。"""
+        return {"loss": self.loss, "top1": self.top1, "top5": self.top5}
+
+    @property
+    def loss(self) -> float:
         """平均损失。"""
         return float(self.losses.mean())
 
     @property
-    def top1(self):
+    def top1(self) -> float:
         """第一名就是真实类别的比例,0–1。"""
         return float((self.classes[:, 0] == self.labels).mean())
 
     @property
-    def top5(self):
+    def top5(self) -> float:
         """前五名(类别不足五个时是全部)里有真实类别的比例,0–1。"""
         return float((self.classes == self.labels[:, None]).any(axis=1).mean())
 
-    def confusion(self, num_classes):
+    def confusion(self, num_classes: int) -> np.ndarray:
         """混淆矩阵,int [K, K],行是真实类别,列是预测类别。"""
         matrix = np.zeros((num_classes, num_classes), int)
         np.add.at(matrix, (self.labels, self.classes[:, 0]), 1)
         return matrix
 
-    def worst(self, count):
+    def worst(self, count: int) -> np.ndarray:
         """判错的图像里,预测概率最高的几张的下标。"""
         wrong = np.flatnonzero(self.classes[:, 0] != self.labels)
         return wrong[np.argsort(-self.probabilities[wrong, 0], kind="stable")][:count]
 
 
 @paddle.no_grad()
-def evaluate(model, part, info, batch_size, precision=None, rank=0, world=1):
+def evaluate(
+    model: nn.Layer, part: ArrayPart | FilePart, info: DataInfo, batch_size: int, rank: int = 0, world: int = 1
+) -> Evaluation:
     """在一部分数据上评估;多进程时各算一份,每张图像恰好算一次。
 
     Args:
@@ -65,7 +76,6 @@ def evaluate(model, part, info, batch_size, precision=None, rank=0, world=1):
         part (ArrayPart | FilePart): 数据,n 张。
         info (DataInfo): 均值、标准差、类别。
         batch_size (int): 每批多少张。
-        precision (str | None): 混合精度的类型,``None`` 是 float32。
         rank, world (int): 本进程的序号和进程总数。
 
     Returns:
@@ -76,9 +86,7 @@ def evaluate(model, part, info, batch_size, precision=None, rank=0, world=1):
     k = min(5, len(info.classes))
     results = np.zeros((len(part), 1 + 2 * k), "float32")  # 每张:损失、k 个类别、k 个概率
     for indices, images in evaluation_batches(part, info, batch_size, rank, world):
-        with autocast(precision):
-            logits = model(paddle.to_tensor(images))  # [b, K]
-        logits = logits.astype("float32")
+        logits = model(paddle.to_tensor(images)).astype("float32")  # [b, K]
         labels = paddle.to_tensor(part.labels[indices])  # [b]
         losses = F.cross_entropy(logits, labels, reduction="none")  # [b, 1] 或 [b]
         probabilities, classes = F.softmax(logits).topk(k)  # 各 [b, k]

@@ -12,11 +12,10 @@ import numpy as np
 
 from ..errors import UserError
 from ..system.files import atomic_write, matches, read_json
+from ..system.run_files import HEALTH
 
-__all__ = ["Health", "NotFinite", "load_health", "neighbour_top1"]
+__all__ = ["Health", "NoHealth", "NotFinite", "check_finite", "load_health"]
 
-HEALTH_FILE = "health.json"
-SAMPLE = 256  # 抽查这么多张训练图像:近邻正确率的标准误不到 3 个百分点,读它们的时间只是一轮的零头
 FIRST_STEPS = 100  # 逐步记下开头这么多步的损失和梯度范数:没有预热时,坏事都发生在这里
 LAST_STEPS = 20  # 损失变成 NaN 时,留下之前这么多步
 
@@ -44,54 +43,62 @@ class NotFinite(UserError):
         self.where = where
 
 
+def check_finite(trainer, step, batch, lr):
+    """损失或梯度不是有限的数时停下;float16 的梯度偶尔溢出,那一步不更新,不算错。
+
+    Args:
+        trainer (Trainer), step (Step): 见 ``loop``。
+        batch (tuple[ndarray, ...]): 这一步的图像等。
+        lr (float): 这一步的学习率。
+
+    Raises:
+        NotFinite: 损失或梯度是 NaN 或无穷大。
+    """
+    if math.isfinite(step.loss) and (math.isfinite(step.grad_norm) or trainer.precision == "float16"):
+        return
+    p = trainer.progress
+    total = p.epoch * trainer.steps_per_epoch + p.step + 1
+    finite = all(np.isfinite(array).all() for array in batch)
+    where = {"epoch": p.epoch + 1, "step": p.step + 1, "loss": str(step.loss), "grad_norm": str(step.grad_norm)}
+    raise NotFinite(
+        f"第 {p.epoch + 1} 轮第 {p.step + 1} 步(全程第 {total} 步)损失或梯度变成了 NaN 或无穷大"
+        f"(loss={step.loss},梯度范数={step.grad_norm},lr={lr:g}):"
+        "请调小 --lr,加长 --warmup-epochs,或检查数据;之前的检查点不受影响。",
+        {**where, "lr": lr, "inputs_finite": bool(finite)},
+    )
+
+
+class NoHealth:
+    """多进程里其余进程的体检记录:什么也不记。"""
+
+    def _nothing(self, *_):
+        """不记。"""
+
+    data = watch = step = before_update = after_update = observe = stopped = write = _nothing
+
+
 class Health:
     """一次训练的体检记录。
 
     Args:
         directory (Path): 运行目录;续训时接着原来的记录。
-        enabled (bool): ``False`` 时什么也不记(多进程里的其余进程)。
     """
 
-    def __init__(self, directory, enabled=True):
-        self.enabled = enabled
-        if not enabled:
-            return
-        self.path = Path(directory) / HEALTH_FILE
+    def __init__(self, directory):
+        self.path = Path(directory) / HEALTH
         self.record = load_health(directory) or {}
         self.record.pop("stopped", None)
         self._recent = collections.deque(maxlen=LAST_STEPS)
         self._weights = None
 
-    def data(self, data):
-        """抽查训练图像(未增强、未归一化)和两部分的标签;续训时已经有了,不再做。"""
-        if not self.enabled or "sample" in self.record:
-            return
-        count = len(data.info.classes)
-        self.record["labels"] = {
-            name: np.bincount(part.labels, minlength=count).tolist()
-            for name, part in (("train", data.train), ("val", data.val))
-        }
-        chosen = np.random.default_rng(0).permutation(len(data.train))[:SAMPLE]
-        images = np.concatenate(list(data.train.fetch([(chosen, None)])))  # [n, H, W, C]
-        labels = data.train.labels[chosen]  # [n]
-        shares = np.bincount(labels) / len(labels)
-        values = _thinned(images).astype("float64")
-        self.record["sample"] = {
-            "images": len(images),
-            "dtype": str(images.dtype),
-            "min": values.min(),
-            "max": values.max(),
-            "mean": values.mean(axis=(0, 1, 2)).tolist(),
-            "std": values.std(axis=(0, 1, 2)).tolist(),
-            "neighbour_top1": neighbour_top1(images, labels),
-            "chance": float((shares**2).sum()),
-        }
-        self.write()
+    def data(self, task):
+        """抽查训练数据,怎样查由任务定;续训时已经有了,不再做。"""
+        if "sample" not in self.record:
+            self.record.update(task.examine())
+            self.write()
 
     def watch(self, model):
         """记下模型第一次训练、第一次评估时的输入,和第一次评估时的输出;之后钩子自动取下。"""
-        if not self.enabled:
-            return
         seen = self.record.setdefault("seen", {})
 
         def look(layer, inputs):
@@ -119,8 +126,6 @@ class Health:
 
     def step(self, step, loss, grad_norm):
         """每一步之后调用;step 从 0 起,grad_norm 是裁剪之前的。"""
-        if not self.enabled:
-            return
         self._recent.append([step, loss, grad_norm])
         first = self.record.setdefault("first_steps", {"from": step, "loss": [], "grad_norm": []})
         if len(first["loss"]) < FIRST_STEPS:
@@ -152,47 +157,22 @@ class Health:
         ratio = math.sqrt(moved / total) if total else 0.0
         self.record.setdefault("updates", []).append({"step": step, "lr": lr, "ratio": ratio})
 
-    def evaluation(self, evaluation, classes):
-        """记下验证集上各类各预测了多少张。"""
-        if self.enabled:
-            self.record["predicted"] = np.bincount(evaluation.classes[:, 0], minlength=classes).tolist()
+    def observe(self, values):
+        """记下任务在评估之后看到的(字典)。"""
+        self.record.update(values)
 
     def stopped(self, where):
         """损失变成 NaN,训练停下时调用。"""
-        if self.enabled:
-            self.record["stopped"] = {**where, "recent": list(self._recent)}
-            self.write()
+        self.record["stopped"] = {**where, "recent": list(self._recent)}
+        self.write()
 
     def write(self):
         """写 health.json。"""
-        if self.enabled:
-            atomic_write(self.path, f"{json.dumps(self.record, ensure_ascii=False)}\n".encode())
+        atomic_write(self.path, f"{json.dumps(self.record, ensure_ascii=False)}\n".encode())
 
 
 def _norm(array):
     return math.sqrt(np.square(array, dtype="float64").sum())  # np.linalg.norm 会起动 BLAS 的线程,与 Paddle 抢核
-
-
-def _thinned(images):
-    """大图隔几个像素取一个,得到 16 x 16 到 31 x 31:算统计量和找近邻都够了。"""
-    stride = max(1, images.shape[1] // 16)
-    return images[:, ::stride, ::stride]
-
-
-def neighbour_top1(images, labels):
-    """用像素最接近的另一张图像的标签当预测的正确率,0–1;标签与图像无关时,它等于瞎猜。
-
-    Args:
-        images (ndarray): [n, H, W, C]。
-        labels (ndarray): [n]。
-    """
-    if len(images) < 2:
-        return 0.0
-    x = _thinned(images).reshape(len(images), -1).astype("float32")  # [n, M]
-    squares = (x * x).sum(axis=1)
-    distances = squares[:, None] + squares[None, :] - 2 * x @ x.T  # [n, n]
-    np.fill_diagonal(distances, np.inf)
-    return float((labels[distances.argmin(axis=1)] == labels).mean())
 
 
 def load_health(directory):
@@ -201,7 +181,7 @@ def load_health(directory):
     Raises:
         UserError: 文件已损坏。
     """
-    path, advice = Path(directory) / HEALTH_FILE, "请删除它再试,少了它只是有几项查不了"
+    path, advice = Path(directory) / HEALTH, "请删除它再试,少了它只是有几项查不了"
     record = read_json(path, advice=advice)
     if record is not None and not matches(record, {name: _PARTS[name] for name in _PARTS if name in record}):
         raise UserError(f"{path} 已损坏:{advice}。")

@@ -1,0 +1,100 @@
+"""运行目录:建立、上锁、看有没有在用。里面有哪些文件见 ``system.run_files``。"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..config import Config, save_config
+from ..data.info import DataInfo, check_same_data, save_info
+from ..errors import UserError
+from ..system.files import describe_os_error
+from ..system.processes import tell_others
+from ..system.run_files import CONFIG, DATA, LOCK
+from .beginning import Beginning
+
+__all__ = ["is_in_use", "open_run"]
+
+
+@contextlib.contextmanager
+def open_run(config: Config, info: DataInfo, beginning: Beginning, rank: int = 0, world: int = 1) -> Iterator[Path]:
+    """建立(或续训时打开)运行目录并上锁,写好 config.yaml 和 data.json,在 with 里给出它的路径。
+
+    Args:
+        config (Config): 用到 output、dataset。
+        info (DataInfo): 数据集的说明;续训时核对与当时是否相同。
+        beginning (Beginning): 从哪里开始。
+        rank, world (int): 本进程的序号和进程总数;只有 0 号进程建目录、上锁,再把路径告诉其余进程。
+
+    Raises:
+        UserError: 目录里已经有一个运行、正被另一个训练使用,或不可写。
+    """
+    if rank:
+        yield Path(str(tell_others(None, world)))
+        return
+    directory = Path(config.output) if config.output else _new_directory(config.dataset)
+    with _locked(directory):
+        if beginning.directory is None:
+            if (directory / CONFIG).exists():
+                raise UserError(
+                    f"{directory} 里已经有一个运行:继续它请用 --resume {directory},重新训练请用 --output 换一个目录。"
+                )
+            save_config(config, directory / CONFIG)
+        if beginning.info is not None:
+            check_same_data(beginning.info, info, directory)
+        else:
+            save_info(info, directory / DATA)
+        tell_others(str(directory), world)
+        yield directory
+
+
+def _new_directory(dataset):
+    """runs/<数据集>-<月日-时分秒>;同一秒里已经有了就加序号。"""
+    name = f"runs/{dataset}-{time.strftime('%m%d-%H%M%S')}"
+    for suffix in itertools.chain([""], (f"-{i}" for i in itertools.count(2))):
+        directory = Path(name + suffix)
+        try:
+            directory.mkdir(parents=True)
+            return directory
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise UserError(describe_os_error(error, directory)) from None
+
+
+@contextlib.contextmanager
+def _locked(directory):
+    from filelock import FileLock, Timeout  # 只有训练要用
+
+    path = directory / LOCK
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    except OSError as error:
+        raise UserError(describe_os_error(error, directory)) from None
+    try:
+        with FileLock(str(path), timeout=0):
+            for leftover in directory.glob(".*.tmp"):  # 上一次写到一半时被杀掉了
+                leftover.unlink()
+            yield
+    except Timeout:
+        raise UserError(f"{directory} 正被另一个训练使用:请等它结束,或用 --output 换一个目录。") from None
+
+
+def is_in_use(directory: str | Path) -> bool:
+    """这个运行目录是否正被一个训练使用。"""
+    from filelock import FileLock, Timeout  # 只有训练要用
+
+    path = Path(directory) / LOCK
+    try:
+        if path.exists():
+            with FileLock(str(path), timeout=0):
+                pass
+    except Timeout:
+        return True
+    except OSError:  # 只读的目录里锁不了,也就没有训练在写
+        return False
+    return False
