@@ -5,8 +5,9 @@
 
 from .export import export_weights
 from .info import NORMALIZATION, WeightsInfo, describe_weights, find_weights
-from .loading import LoadReport, load_weights, run_of, save_report
+from .loading import load_weights
 from .proposal import propose_table
+from .report import LoadReport, save_report
 
 __all__ = [
     "NORMALIZATION",
@@ -17,6 +18,5 @@ __all__ = [
     "find_weights",
     "load_weights",
     "propose_table",
-    "run_of",
     "save_report",
 ]

@@ -16,19 +16,22 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from ..errors import UserError
-from ..system.files import atomic_write, matches, parse_json
+from ..system.files import atomic_write, first_few, matches, parse_json
 from .files import open_tensors
 
 __all__ = [
     "DESCRIPTION",
+    "add_to_checksum",
     "differences",
     "load_state_into",
     "load_weights_into",
     "read_description",
     "read_model",
     "read_state",
+    "save_model",
+    "write_state",
+    "write_tensors",
 ]
-__all__ += ["read_weights", "save_model", "weights_path", "write_state"]
 
 
 def differences(expected, given):
@@ -48,35 +51,7 @@ def differences(expected, given):
         if name in given and list(given[name].shape) != list(value.shape)
     ]
     kinds = (("缺少", missing), ("多出", extra), ("形状不同", wrong))
-    return ";".join(f"{kind} {len(names)} 个({_first_few(names)})" for kind, names in kinds if names)
-
-
-def _first_few(names):
-    return "、".join(names[:3]) + ("…" if len(names) > 3 else "")
-
-
-def weights_path(directory):
-    """运行目录里最好的权重:``best.safetensors``;旧版的运行只有 ``best.pdparams``。"""
-    new, old = Path(directory) / "best.safetensors", Path(directory) / "best.pdparams"
-    return old if old.exists() and not new.exists() else new
-
-
-def read_weights(path):
-    """读一个运行的权重文件:``best.safetensors``,或旧版的 ``best.pdparams``。
-
-    Returns:
-        dict: 名字 -> numpy 数组。
-
-    Raises:
-        UserError: 文件不存在,或已损坏。
-    """
-    path = Path(path)
-    if not path.exists():
-        raise UserError(f"没有 {path}:这个运行还没有存过权重,请先训练至少一轮。")
-    if path.suffix != ".pdparams":
-        return read_model(path)[0]
-    with open_tensors(path) as tensors:
-        return {name: stored.read() for name, stored in tensors.items()}
+    return ";".join(f"{kind} {len(names)} 个({first_few(names)})" for kind, names in kinds if names)
 
 
 def load_weights_into(model, path):
@@ -85,7 +60,9 @@ def load_weights_into(model, path):
     Raises:
         UserError: 文件不存在、已损坏,或属于另一个模型。
     """
-    load_state_into(model, read_weights(path), path)
+    if not Path(path).exists():
+        raise UserError(f"没有 {path}:这个运行还没有存过权重,请先训练至少一轮。")
+    load_state_into(model, read_model(path)[0], path)
 
 
 def load_state_into(model, state, path):
@@ -134,29 +111,39 @@ def read_description(path):
     return None
 
 
-def write_state(path, tensors, metadata):
-    """按 safetensors 格式保存张量,连同能写成 JSON 的其余状态和它们的 CRC-32。
-
-    一次只取一个张量,不必在内存里另放一份;同样的内容写出同样的字节。
+def write_state(path, tensors: dict, metadata: dict):
+    """按 safetensors 格式保存张量,连同能写成 JSON 的其余状态和它们的 CRC-32;同样的内容写出同样的字节。
 
     Args:
         path (str | Path): 目标文件。
         tensors (dict): 名字 -> Tensor 或 numpy 数组。
         metadata (dict): 其余状态。
     """
-    names = sorted(tensors)
     state = json.dumps(metadata, ensure_ascii=False)
-    checksum, entries, offset = zlib.crc32(state.encode()), {}, 0
-    for name in names:
+    checksum = zlib.crc32(state.encode())
+    for name in sorted(tensors):
+        checksum = add_to_checksum(checksum, name, np.asarray(tensors[name]))
+    write_tensors(path, {name: tensors[name] for name in sorted(tensors)}, {"state": state, "crc32": str(checksum)})
+
+
+def write_tensors(path, tensors, metadata: dict[str, str]):
+    """写一个 safetensors 文件。一次只取一个张量,不必在内存里另放一份。
+
+    Args:
+        path (str | Path): 目标文件。
+        tensors (Mapping): 名字 -> Tensor 或 numpy 数组,按它的次序写;每个取两次。
+        metadata (dict): 文件头里的文字。
+    """
+    entries: dict = {"__metadata__": metadata}
+    offset = 0
+    for name in tensors:
         value = np.asarray(tensors[name])
-        checksum = _add(checksum, name, value)
         place = [offset, offset + value.nbytes]
         entries[name] = {"dtype": _DTYPES[value.dtype.name], "shape": list(value.shape), "data_offsets": place}
         offset += value.nbytes
-    entries["__metadata__"] = {"state": state, "crc32": str(checksum)}
     header = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
-    data = (np.asarray(tensors[name]).tobytes() for name in names)
+    data = (np.asarray(tensors[name]).tobytes() for name in tensors)
     atomic_write(path, itertools.chain([struct.pack("<Q", len(header)), header], data))
 
 
@@ -186,14 +173,14 @@ def _read(path, damaged):
         raise damaged from None
     checksum = zlib.crc32(header.get("state", "").encode())
     for name in sorted(tensors):
-        checksum = _add(checksum, name, tensors[name])
+        checksum = add_to_checksum(checksum, name, tensors[name])
     metadata = parse_json(header.get("state", ""))
     if header.get("crc32") != str(checksum) or not isinstance(metadata, dict):
         raise damaged
     return tensors, metadata
 
 
-def _add(checksum, name, value):
+def add_to_checksum(checksum, name, value):
     """把一个张量的名字、类型、形状和内容计入 CRC-32。"""
     checksum = zlib.crc32(f"{name} {value.dtype} {value.shape}".encode(), checksum)
     return zlib.crc32(value.tobytes(), checksum)

@@ -1,30 +1,34 @@
 """把别处的权重转换成本项目能说明自己的文件:怎样建模型、类别名、怎样归一化都写在里面。"""
 
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import yaml
+from paddle import nn
 
 from ..errors import UserError
 from ..family.models import create_model, full_name, model_settings
 from ..system.files import read_text
 from .checkpoint import save_model
-from .info import describe_weights
+from .info import WeightsInfo, describe_weights
 from .loading import load_weights
 
 __all__ = ["import_weights", "model_for", "parse_settings", "read_class_names"]
 
 
 def import_weights(
-    source,
-    output,
-    model=None,
-    settings=None,
-    class_names=None,
+    source: str | Path,
+    output: str | Path,
+    model: str | None = None,
+    settings: dict | None = None,
+    class_names: Sequence[str] | None = None,
     *,
-    table=None,
-    resize_patches=False,
-    strict=True,
-):
+    table: str | Path | None = None,
+    resize_patches: bool = False,
+    strict: bool = True,
+) -> tuple:
     """转换一份权重。
 
     Args:
@@ -57,7 +61,7 @@ def import_weights(
     return network, report
 
 
-def model_for(info, name=None, settings=None):
+def model_for(info: WeightsInfo, name: str | None = None, settings: dict | None = None) -> nn.Layer:
     """为一份权重建模型,参数不随机初始化两遍;返回 (模型, ``create_model`` 的全部参数)。
 
     Args:
@@ -103,7 +107,7 @@ def _data_info(info, arguments, class_names):
     }
 
 
-def read_class_names(path):
+def read_class_names(path: str | Path) -> list[str]:
     """读类别名文件:一行一个,次序就是标签。
 
     Raises:
@@ -115,7 +119,7 @@ def read_class_names(path):
     return names
 
 
-def parse_settings(pairs):
+def parse_settings(pairs: Iterable[str]) -> dict:
     """命令行上的 ``名字=值`` 若干个 -> 字典;值按 YAML 读。
 
     Raises:

@@ -1,10 +1,15 @@
 """给认不出的权重写一份换名表的草稿:张量按形状、次序和名字猜,名字看不出来的事实写成 ``?``,等人填。"""
 
+from __future__ import annotations
+
 import difflib
 import json
 import re
+from pathlib import Path
 
 from ..family.swin import SwinTransformer
+from ..layers import Attention
+from ..vit import ViT
 from .files import open_tensors
 from .info import find_weights
 from .tables import UNKNOWN, bundled_tables, layout_of
@@ -42,7 +47,7 @@ _FACTS = {
 }
 
 
-def propose_table(model, path):
+def propose_table(model: ViT | SwinTransformer | Attention, path: str | Path) -> str:
     """写一份换名表的草稿(YAML);使用者核对张量、填好 ``?`` 之后,交给 ``load_weights`` 的 table。
 
     Args:

@@ -3,6 +3,8 @@
 与 PyTorch 的 ``F.interpolate(mode="bicubic", align_corners=False)`` 相同,有无 ``antialias=True`` 两种。
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 __all__ = ["bicubic_matrix", "resize_bias_table", "resize_patch_kernel", "resize_positions"]
@@ -16,7 +18,7 @@ def _cubic(x, a):
     return np.where(x < 1, near, np.where(x < 2, far, 0.0))
 
 
-def bicubic_matrix(old, new, antialias):
+def bicubic_matrix(old: int, new: int, antialias: bool) -> np.ndarray:
     """一维双三次插值的矩阵 [new, old],行和为 1。
 
     Args:
@@ -47,7 +49,7 @@ def _resize_grid(grid, size, antialias):
     return np.einsum("yh,hwd,xw->yxd", rows, grid, columns, optimize=True).astype("float32")
 
 
-def resize_positions(table, old_grid, new_grid):
+def resize_positions(table: np.ndarray, old_grid: tuple[int, int], new_grid: tuple[int, int]) -> np.ndarray:
     """把图块的位置编码改成另一个网格的,缩小时抗混叠,与 timm 相同。来源:ViT 论文(arXiv 2010.11929)3.2 节。
 
     Args:
@@ -61,7 +63,7 @@ def resize_positions(table, old_grid, new_grid):
     return grid.reshape(new_grid[0] * new_grid[1], -1)  # [N, D]
 
 
-def resize_bias_table(table, new_length):
+def resize_bias_table(table: np.ndarray, new_length: int) -> np.ndarray:
     """把 Swin 的相对位置偏置表改成另一个窗口的,与 Swin 自己的做法相同(不抗混叠)。
 
     Args:
@@ -75,7 +77,7 @@ def resize_bias_table(table, new_length):
     return _resize_grid(table.reshape(old, old, -1), (new, new), antialias=False).reshape(new_length, -1)
 
 
-def resize_patch_kernel(kernel, new_size):
+def resize_patch_kernel(kernel: np.ndarray, new_size: tuple[int, int]) -> np.ndarray:
     """把图块嵌入的卷积核改成另一种图块边长,使同样放大的图块得到尽量相同的 token。
 
     放大图块是 x -> B x;要 <w', B x> = <w, x>,所以 w' = pinv(B^T) w。来源:FlexiViT(arXiv 2212.08013)3.4 节。

@@ -26,6 +26,7 @@ import re
 from fnmatch import fnmatchcase
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 from ..errors import UserError
 from ..system.files import read_yaml
@@ -38,8 +39,8 @@ UNKNOWN = "?"  # 表里还没有填的事实
 FACTS = ("norm_first", "activation", "epsilon", "num_heads")  # 名字看不出来、使用者的表必须写明的
 MAY_BE_UNKNOWN = (*FACTS, "normalization")  # 草稿里可以是 ? 的
 _INDEX = re.compile(r"\{([a-z])(?:\+(\d))?\}")
-_TENSORS = ("weight", "bias", "gamma", "class_token", "distillation_token", "register_tokens", "position_embedding")
-_TENSORS += ("relative_position_bias_table",)
+_TENSORS = ["weight", "bias", "gamma", "class_token", "distillation_token", "register_tokens", "position_embedding"]
+_TENSORS += ["relative_position_bias_table"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,16 +55,16 @@ class Table:
     name: str
     layout: str
     tensors: dict
-    family: object = None
-    norm_first: object = None
-    activation: object = None
-    epsilon: object = None
-    num_heads: object = None
-    scale: object = None
-    pool: object = None
-    patch_order: object = None
-    normalization: object = None
-    deit_normalization: object = None
+    family: Any = None
+    norm_first: Any = None
+    activation: Any = None
+    epsilon: Any = None
+    num_heads: Any = None
+    scale: Any = None
+    pool: Any = None
+    patch_order: Any = None
+    normalization: Any = None
+    deit_normalization: Any = None
     prefixes: tuple = ()
     ignore: tuple = ()
     head_extras: tuple = ()

@@ -90,7 +90,7 @@ _SAFETENSORS_TYPES = {
 
 
 def _open_safetensors(file, path, size):
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError, safe_open  # 只有 safetensors 文件要用
 
     file.seek(0)
     length = int.from_bytes(file.read(8), "little")

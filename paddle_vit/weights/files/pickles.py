@@ -83,7 +83,7 @@ def read_pickle(file, start, end, call, persistent=None):
         if operation is None:
             raise Malformed(f"不支持的操作 {name}")
         operation(argument)
-    raise UserError(f"{shown(file.name)} 里的 pickle 超过 {MAX_OPERATIONS} 步:这不是单纯的权重,请换一个文件。")
+    raise UserError(f"{file.name} 里的 pickle 超过 {MAX_OPERATIONS} 步:这不是单纯的权重,请换一个文件。")
 
 
 def _next_operation(file, end):

@@ -10,7 +10,7 @@ import numpy as np
 from ...errors import UserError
 from .pickles import Malformed, shown
 
-__all__ = ["Checksum", "Joined", "Latin1", "Region", "StoredTensor", "TensorFile"]
+__all__ = ["Checksum", "Joined", "Latin1", "Region", "StoredTensor", "TensorFile", "Text"]
 __all__ += ["check_layout", "element_type", "fill_from", "row_major"]
 
 CHUNK = 1 << 20  # 字节;读和校验时一次处理这么多
