@@ -4,8 +4,14 @@
 任何断点处都得到同样的图像,测试也只需要给定这行数。
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
+
+from ..config import Config
 
 __all__ = [
     "IMAGE_NUMBERS",
@@ -27,7 +33,7 @@ IMAGE_NUMBERS = 16  # 每行里给逐张变换的个数:裁剪 4,RandAugment 每
 NUMBERS = IMAGE_NUMBERS + 8  # 一行的总长:其后裁剪平移 2,翻转 1,擦除 5
 
 
-def random_crop(images, padding, numbers):
+def random_crop(images: np.ndarray, padding: int, numbers: np.ndarray) -> np.ndarray:
     """四周补 padding 个零,再裁回原大小。
 
     Args:
@@ -46,12 +52,12 @@ def random_crop(images, padding, numbers):
     return padded[np.arange(B)[:, None, None], rows[:, :, None], columns[:, None, :]]  # [B, H, W, C]
 
 
-def random_flip(images, numbers):
+def random_flip(images: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     """以一半的概率左右翻转。images [B, H, W, C],numbers [B]。"""
     return np.where((numbers < 0.5)[:, None, None, None], images[:, :, ::-1], images)
 
 
-def random_erasing(images, probability, numbers):
+def random_erasing(images: np.ndarray, probability: float, numbers: np.ndarray) -> np.ndarray:
     """随机擦除(Random Erasing, arXiv 1708.04896):以给定概率把一块矩形置零(归一化后的零就是平均颜色)。
 
     Args:
@@ -74,14 +80,14 @@ def random_erasing(images, probability, numbers):
     return images
 
 
-def resize_and_center_crop(image, size):
+def resize_and_center_crop(image: Image.Image, size: int) -> Image.Image:
     """把短边缩放到 size(像素),再裁出中间的正方形;已经是这个大小时原样返回。Pillow 图像进,Pillow 图像出。"""
     if image.size == (size, size):
         return image
     return ImageOps.fit(image, (size, size), method=Image.Resampling.BICUBIC)
 
 
-def random_resized_crop(image, size, min_scale, numbers):
+def random_resized_crop(image: Image.Image, size: int, min_scale: float, numbers: np.ndarray) -> Image.Image:
     """随机缩放裁剪(Inception 式,arXiv 1409.4842):裁出面积占 min_scale–1、长宽比 3/4–4/3 的一块,缩放到 size。
 
     Args:
@@ -124,7 +130,7 @@ _RAND_AUGMENT = {
 }
 
 
-def rand_augment(image, operations, magnitude, numbers):
+def rand_augment(image: Image.Image, operations: int, magnitude: float, numbers: np.ndarray) -> Image.Image:
     """RandAugment(arXiv 1909.13719):依次做几种随机挑选的变换。
 
     Args:
@@ -140,7 +146,7 @@ def rand_augment(image, operations, magnitude, numbers):
     return image
 
 
-def augment_image(image, size, config, numbers):
+def augment_image(image: Image.Image, size: int, config: Config, numbers: np.ndarray) -> Image.Image:
     """逐张的变换:随机缩放裁剪(关闭时是中心裁剪)和 RandAugment。
 
     Args:
@@ -162,7 +168,9 @@ def augment_image(image, size, config, numbers):
     return image
 
 
-def augment_batch(images, config, mean, std, numbers):
+def augment_batch(
+    images: np.ndarray, config: Config, mean: Sequence[float], std: Sequence[float], numbers: np.ndarray
+) -> np.ndarray:
     """整批的变换:补零裁剪、翻转、归一化、随机擦除。
 
     Args:
@@ -185,20 +193,20 @@ def augment_batch(images, config, mean, std, numbers):
     return images
 
 
-def normalize(images, mean, std):
+def normalize(images: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
     """uint8 [B, H, W, C] -> float32 [B, C, H, W],(像素 / 255 - mean) / std。"""
     scale = (1 / (255 * np.asarray(std))).astype("float32")  # [C]
     shift = (-np.asarray(mean) / np.asarray(std)).astype("float32")  # [C]
     return np.ascontiguousarray((images * scale + shift).transpose(0, 3, 1, 2))  # [B, C, H, W]
 
 
-def to_pixels(images, mean, std):
+def to_pixels(images: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
     """``normalize`` 的反过程:float32 [B, C, H, W] -> uint8 [B, H, W, C],用来给人看。"""
     pixels = images.transpose(0, 2, 3, 1) * np.asarray(std) + np.asarray(mean)  # [B, H, W, C]
     return np.clip(np.rint(pixels * 255), 0, 255).astype("uint8")
 
 
-def mix_batch(images, targets, mixup, cutmix, rng):
+def mix_batch(images: np.ndarray, targets: np.ndarray, mixup: float, cutmix: float, rng: np.random.Generator) -> tuple:
     """mixup(arXiv 1710.09412)或 cutmix(arXiv 1905.04899):每张图像与隔半批的那张混合,标签按同样比例混合。
 
     Args:

@@ -4,13 +4,15 @@
 M 键和值的 token 数(交叉注意力里可以不等于 N)。einops 只在用到时导入。
 """
 
+from __future__ import annotations
+
 import paddle
 import paddle.nn.functional as F
-from paddle import nn
+from paddle import Tensor, nn
 
 from ..checks import as_pair, check_image_shape, check_positive, patch_grid
 from ..errors import UserError
-from ..layers import PatchEmbedding
+from ..layers import Attention, PatchEmbedding
 
 __all__ = [
     "LinearPatchEmbedding",
@@ -23,7 +25,7 @@ __all__ = [
 ]
 
 
-def causal_mask(num_tokens):
+def causal_mask(num_tokens: int) -> Tensor:
     """因果掩码(causal mask):第 i 个 token 只能看第 0 到 i 个。
 
     来源:《Attention Is All You Need》(arXiv 1706.03762)3.2.3 节;课程第 2 课。
@@ -67,7 +69,7 @@ class MultiHeadAttention(nn.Layer):
         UserError: d_model 不能被 num_heads 整除。
     """
 
-    def __init__(self, d_model, num_heads):
+    def __init__(self, d_model: int, num_heads: int):
         super().__init__()
         check_positive(d_model, "d_model")
         check_positive(num_heads, "num_heads")
@@ -84,7 +86,7 @@ class MultiHeadAttention(nn.Layer):
         self.W_o = nn.Linear(d_model, d_model)
 
     @classmethod
-    def from_attention(cls, attention):
+    def from_attention(cls, attention: Attention) -> MultiHeadAttention:
         """由 ``layers.Attention`` 建立,权重和缩放系数相同;没有 qkv_bias 时偏置为 0,不带随机失活。"""
         layer = cls(attention.all_head_size, attention.num_heads)
         layer.scale = attention.scales
@@ -98,13 +100,19 @@ class MultiHeadAttention(nn.Layer):
         layer.W_o.bias.set_value(attention.proj.bias)
         return layer
 
-    def split_heads(self, x):
+    def split_heads(self, x: Tensor) -> Tensor:
         """把合在一起的各个头拆开:[B, N, D] -> [B, h, N, d]。"""
         B, N, D = x.shape
         x = x.reshape([B, N, self.num_heads, D // self.num_heads])  # [B, N, h, d]
         return x.transpose([0, 2, 1, 3])  # [B, h, N, d]
 
-    def forward(self, query, key=None, value=None, mask=None):
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor | None = None,
+        value: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
         """计算多头注意力。
 
         Args:
@@ -158,7 +166,7 @@ def _patch_grid_of(x, patch_size):
     return patch_grid(tuple(x.shape[2:]), patch_size), patch_size
 
 
-def cut_patches(x, patch_size):
+def cut_patches(x: Tensor, patch_size: int | tuple[int, int]) -> Tensor:
     """把图像切成图块,每块按 C、高、宽的顺序展平(与卷积核的顺序相同)。
 
     来源:ViT 论文(arXiv 2010.11929)3.1 节的 x_p;课程第 1 课。
@@ -180,7 +188,7 @@ def cut_patches(x, patch_size):
     return x.reshape([B, rows * columns, C * height * width])  # [B, N, C*P*P]
 
 
-def patches_by_einops(x, patch_size):
+def patches_by_einops(x: Tensor, patch_size: int | tuple[int, int]) -> Tensor:
     """用 einops 写的 ``cut_patches``:一个式子说明每根轴从哪里来、到哪里去。
 
     Args:
@@ -193,7 +201,7 @@ def patches_by_einops(x, patch_size):
     Raises:
         UserError: x 不是四维,或图块不能整除图像。
     """
-    from einops import rearrange
+    from einops import rearrange  # 只有这一种写法要用
 
     _, (height, width) = _patch_grid_of(x, patch_size)
     pattern = "B C (rows height) (columns width) -> B (rows columns) (C height width)"
@@ -215,7 +223,9 @@ class LinearPatchEmbedding(nn.Layer):
         UserError: 图块不能整除图像,或输入的形状与 image_size、in_channels 不符。
     """
 
-    def __init__(self, image_size, patch_size, in_channels, embed_dim):
+    def __init__(
+        self, image_size: int | tuple[int, int], patch_size: int | tuple[int, int], in_channels: int, embed_dim: int
+    ):
         super().__init__()
         self.image_size = as_pair(image_size, "image_size")
         self.patch_size = as_pair(patch_size, "patch_size")
@@ -225,7 +235,7 @@ class LinearPatchEmbedding(nn.Layer):
         self.projection = nn.Linear(in_channels * self.patch_size[0] * self.patch_size[1], embed_dim)
 
     @classmethod
-    def from_conv(cls, patch_embedding):
+    def from_conv(cls, patch_embedding: PatchEmbedding) -> LinearPatchEmbedding:
         """由 ``layers.PatchEmbedding`` 建立,权重相同,不带随机失活。"""
         kernel = patch_embedding.patch_embedding.weight  # [D, C, P, P]
         embed_dim = kernel.shape[0]
@@ -234,7 +244,7 @@ class LinearPatchEmbedding(nn.Layer):
         layer.projection.bias.set_value(patch_embedding.patch_embedding.bias)
         return layer
 
-    def to_conv(self):
+    def to_conv(self) -> PatchEmbedding:
         """换成权重相同的 ``layers.PatchEmbedding``。"""
         embed_dim = self.projection.weight.shape[1]
         layer = PatchEmbedding(self.image_size, self.patch_size, self.in_channels, embed_dim)
@@ -244,14 +254,14 @@ class LinearPatchEmbedding(nn.Layer):
         layer.patch_embedding.bias.set_value(self.projection.bias)
         return layer
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         """图像 [B, C, H, W] -> token [B, N, D],N = H/P * W/P。"""
         check_image_shape(x, self.in_channels, self.image_size)
         x = cut_patches(x, self.patch_size)  # [B, N, C*P*P]
         return self.projection(x)  # [B, N, D]
 
 
-def attention_by_einsum(attention, x):
+def attention_by_einsum(attention: Attention, x: Tensor) -> tuple:
     """用爱因斯坦求和(einsum)写的 ``layers.Attention``:不必转置,下标就是形状。
 
     下标:b = B,n = N,m = 被看的 token(也有 N 个),t = q、k、v 三个,h、d 同上,e = 嵌入维度 D。
@@ -277,7 +287,7 @@ def attention_by_einsum(attention, x):
     return attention.proj_dropout(z), attn_weights
 
 
-def attention_by_einops(attention, x):
+def attention_by_einops(attention: Attention, x: Tensor) -> tuple:
     """用 einops 写的 ``layers.Attention``:reshape、transpose 和 chunk 写成一个式子。
 
     Args:
@@ -287,7 +297,7 @@ def attention_by_einops(attention, x):
     Returns:
         tuple: ``(z, attn_weights)``,与 ``attention(x)`` 相等,形状 [B, N, D] 和 [B, h, N, N]。
     """
-    from einops import rearrange
+    from einops import rearrange  # 只有这一种写法要用
 
     qkv = attention.qkv(x)  # [B, N, 3D]
     q, k, v = rearrange(qkv, "B N (qkv h d) -> qkv B h N d", qkv=3, h=attention.num_heads)  # 各 [B, h, N, d]

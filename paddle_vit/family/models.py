@@ -1,11 +1,18 @@
 """命名的模型:ViT、DeiT、Swin 各种尺寸的设置,按名字建模型。"""
 
+from __future__ import annotations
+
 import difflib
 import inspect
 import math
 import numbers
 import re
 import reprlib
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from paddle import nn
 
 from ..checks import as_pair, check_positive
 from ..errors import UserError
@@ -93,7 +100,7 @@ def _named_models():
     for size, image in _DEIT_SIZES_AND_IMAGES:
         models[f"deit_{size}_patch16_{image}"] = ViT, _vit(size, 16, image)
     for size, image in _DEIT_SIZES_AND_IMAGES:
-        models[f"deit_{size}_distilled_patch16_{image}"] = ViT, _vit(size, 16, image, distillation=True)
+        models[f"deit_{size}_distilled_patch16_{image}"] = ViT, _vit(size, 16, image, distillation_token=True)
     for size, window, image in _SWIN_WINDOWS_AND_IMAGES:
         models[f"swin_{size}_patch4_window{window}_{image}"] = SwinTransformer, _swin(size, window, image)
     return models
@@ -107,12 +114,12 @@ def _short_name(name):
     return re.sub(r"_(patch|window)?\d+", "", name)
 
 
-def list_models():
+def list_models() -> list[str]:
     """所有命名模型的名字;``'vit'`` 是课程里的模型,其余是论文里的尺寸,``gap`` 是没有 class token、取平均的 ViT。"""
     return list(_MODELS)
 
 
-def full_name(name):
+def full_name(name: str) -> str:
     """模型的全名:``'vit_base'`` 这样的简写指该尺寸的第一个,即 ``'vit_base_patch16_224'``。
 
     Raises:
@@ -131,7 +138,7 @@ def full_name(name):
     )
 
 
-def model_class(name):
+def model_class(name: str) -> type:
     """命名模型的类:``ViT``(DeiT 也是它)或 ``SwinTransformer``。
 
     Raises:
@@ -140,7 +147,7 @@ def model_class(name):
     return _MODELS[full_name(name)][0]
 
 
-def model_settings(name):
+def model_settings(name: str) -> dict:
     """命名模型与它的类的默认值不同的那些参数(字典);课程里的模型 ``'vit'`` 没有。
 
     Raises:
@@ -149,7 +156,7 @@ def model_settings(name):
     return dict(_MODELS[full_name(name)][1])
 
 
-def create_model(name, **overrides):
+def create_model(name: str, **overrides: Any) -> ViT | SwinTransformer:
     """按名字建模型,例如 ``create_model('vit_base_patch16_224', num_classes=10)``。
 
     Args:
@@ -163,7 +170,7 @@ def create_model(name, **overrides):
     return model_class(name)(**{**model_settings(name), **overrides})
 
 
-def check_settings(name, settings):
+def check_settings(name: str, settings: dict) -> None:
     """不建模型,只检查设置:模型没有这个设置,或值的种类不对时抛出 ``UserError``。
 
     Args:
@@ -217,7 +224,7 @@ MAX_PATCHES = 1 << 16  # 一张图像最多切成多少个图块;1024 像素的�
 MAX_WINDOW = 32  # 图块
 
 
-def check_size(arguments, shapes, source):
+def check_size(arguments: dict, shapes: Collection[tuple[int]], source: str | Path) -> None:
     """文件里写明的模型不可能比文件里的权重还大:建模型之前检查,免得一行字就用完内存和时间。
 
     Args:
@@ -258,11 +265,11 @@ def check_size(arguments, shapes, source):
         )
 
 
-def count_parameters(model):
+def count_parameters(model: nn.Layer) -> int:
     """模型的参数个数(不含缓冲区)。"""
     return sum(parameter.size for parameter in model.parameters())
 
 
-def is_head(name):
+def is_head(name: str) -> bool:
     """这个参数是不是分类头的(``head`` 或 ``distillation_head``);name 是 ``named_parameters()`` 里的名字。"""
     return name.startswith(("head.", "distillation_head."))

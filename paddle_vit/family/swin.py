@@ -17,107 +17,20 @@ ViT 的每个 token 看全图,计算量随 token 数的平方增长。Swin 把�
 窗口里的 token 数 N = w * w。来源:arXiv 2103.14030。
 """
 
-import numpy as np
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import paddle
 import paddle.nn.functional as F
-from paddle import nn
+from paddle import Tensor, nn
 
-from ..checks import as_pair, check_positive
+from ..checks import as_pair, check_positive, settings_of
 from ..errors import UserError
 from ..layers import Attention, EncoderLayer, Identity, LayerNorm, Linear, PatchEmbedding
+from .windows import pad_map, relative_position_index, round_up, shifted_window_mask, window_partition, window_reverse
 
-__all__ = [
-    "PatchMerging",
-    "SwinBlock",
-    "SwinStage",
-    "SwinTransformer",
-    "WindowAttention",
-    "relative_position_index",
-    "shifted_window_mask",
-    "window_partition",
-    "window_reverse",
-]
-
-
-def window_partition(x, window_size):
-    """把特征图切成窗口:[B, H, W, D] -> [B * nW, N, D],窗口和窗口里的 token 都按行优先排列。
-
-    Args:
-        x (Tensor): [B, H, W, D],H 和 W 都是 window_size 的整数倍。
-        window_size (int): 窗口边长 w,token。
-    """
-    _, H, W, D = x.shape
-    w = window_size
-    x = x.reshape([-1, H // w, w, W // w, w, D])  # [B, H/w, w, W/w, w, D]
-    x = x.transpose([0, 1, 3, 2, 4, 5])  # [B, H/w, W/w, w, w, D]
-    return x.reshape([-1, w * w, D])  # [B * nW, N, D]
-
-
-def window_reverse(windows, window_size, map_size):
-    """``window_partition`` 的逆:[B * nW, N, D] -> [B, H, W, D]。
-
-    Args:
-        windows (Tensor): [B * nW, N, D]。
-        window_size (int): 窗口边长 w,token。
-        map_size ((int, int)): 特征图的 (行数, 列数),都是 window_size 的整数倍。
-    """
-    (H, W), w, D = map_size, window_size, windows.shape[-1]
-    x = windows.reshape([-1, H // w, W // w, w, w, D])  # [B, H/w, W/w, w, w, D]
-    x = x.transpose([0, 1, 3, 2, 4, 5])  # [B, H/w, w, W/w, w, D]
-    return x.reshape([-1, H, W, D])  # [B, H, W, D]
-
-
-def round_up(size, multiple):
-    """不小于 size 的、multiple 的最小整数倍。"""
-    return -(-size // multiple) * multiple
-
-
-def pad_map(x, multiple):
-    """在特征图的下边和右边补零,补到 multiple 的整数倍:[B, H, W, D] -> [B, H', W', D]。"""
-    _, H, W, _ = x.shape
-    bottom, right = round_up(H, multiple) - H, round_up(W, multiple) - W
-    return F.pad(x, [0, right, 0, bottom], data_format="NHWC") if bottom or right else x
-
-
-def relative_position_index(window_size):
-    """窗口里 token i 相对 token j 的位置在偏置表里的行号。
-
-    行差和列差各有 2w-1 种取值(-(w-1) 到 w-1),行号是 (行差 + w-1) * (2w-1) + (列差 + w-1)。来源:论文 3.2 节。
-
-    Args:
-        window_size (int): 窗口边长 w,token。
-
-    Returns:
-        numpy.ndarray: int64,[N, N],取值 0 到 (2w-1)^2 - 1。
-    """
-    w = window_size
-    row, column = np.divmod(np.arange(w * w), w)  # 各 [N]
-    row_difference = row[:, None] - row  # [N, N]
-    column_difference = column[:, None] - column  # [N, N]
-    return (row_difference + w - 1) * (2 * w - 1) + column_difference + w - 1
-
-
-def shifted_window_mask(map_size, window_size, shift):
-    """循环移动之后的窗口掩码:原来相邻的 token 之间是 0,绕到一起的之间是 -100。
-
-    沿每个方向,滚动之后的特征图分成三段:没动过分界的、最后一个窗口里原来就在末尾的、从开头绕过来的;
-    行、列两段都相同的 token 才互相看得见。来源:论文 3.2 节,图 4。
-
-    Args:
-        map_size ((int, int)): 特征图的 (行数, 列数),都是 window_size 的整数倍。
-        window_size (int): 窗口边长 w,token。
-        shift (int): 滚动的 token 数 s,0 < s < w。
-
-    Returns:
-        Tensor: [nW, N, N]。
-    """
-    row, column = (
-        (np.arange(size) >= size - window_size).astype("float32") + (np.arange(size) >= size - shift)
-        for size in map_size
-    )  # [H] 和 [W],取值 0、1、2
-    region = paddle.to_tensor(row[:, None] * 3 + column, "float32")  # [H, W]
-    region = window_partition(region.unsqueeze([0, -1]), window_size)  # [nW, N, 1]
-    return (region != region.transpose([0, 2, 1])).astype("float32") * -100.0  # [nW, N, N]
+__all__ = ["PatchMerging", "SwinBlock", "SwinStage", "SwinTransformer", "WindowAttention"]
 
 
 class WindowAttention(Attention):
@@ -135,7 +48,14 @@ class WindowAttention(Attention):
     """
 
     def __init__(
-        self, embed_dim, num_heads, window_size, qkv_bias=False, qk_scale=None, dropout=0.0, attention_dropout=0.0
+        self,
+        embed_dim: int,
+        num_heads: int,
+        window_size: int,
+        qkv_bias: bool = False,
+        qk_scale: float | None = None,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
     ):
         super().__init__(embed_dim, num_heads, qkv_bias, qk_scale, dropout, attention_dropout)
         self.relative_position_bias_table = self.create_parameter(
@@ -144,12 +64,12 @@ class WindowAttention(Attention):
         index = paddle.to_tensor(relative_position_index(window_size))  # [N, N]
         self.register_buffer("relative_position_index", index, persistable=False)
 
-    def relative_position_bias(self):
+    def relative_position_bias(self) -> Tensor:
         """每个头、每一对 token 的偏置,[h, N, N]。"""
         bias = F.embedding(self.relative_position_index, self.relative_position_bias_table)  # [N, N, h]
         return bias.transpose([2, 0, 1])  # [h, N, N]
 
-    def forward(self, x, need_weights=True, mask=None):
+    def forward(self, x: Tensor, need_weights: bool = True, mask: Tensor | None = None) -> Tensor:
         """在每个窗口里计算自注意力。
 
         Args:
@@ -189,31 +109,32 @@ class SwinBlock(EncoderLayer):
 
     def __init__(
         self,
-        embed_dim,
-        map_size,
-        num_heads=4,
-        window_size=7,
-        shifted=False,
-        mlp_ratio=4.0,
-        qkv_bias=False,
-        qk_scale=None,
-        dropout=0.0,
-        attention_dropout=0.0,
-        drop_path=0.0,
-        epsilon=1e-5,
+        embed_dim: int,
+        map_size: int | tuple[int, int],
+        num_heads: int = 4,
+        window_size: int = 7,
+        shifted: bool = False,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = False,
+        qk_scale: float | None = None,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+        drop_path: float = 0.0,
+        epsilon: float = 1e-5,
     ):
         settings = (qkv_bias, qk_scale, dropout, attention_dropout)
         super().__init__(embed_dim, num_heads, mlp_ratio, *settings, drop_path, epsilon=epsilon)
         check_positive(window_size, "window_size")
         self.map_size = as_pair(map_size, "map_size")
         self.window_size = min(window_size, *self.map_size)
-        self.padded_size = tuple(round_up(size, self.window_size) for size in self.map_size)
+        rows, columns = self.map_size
+        self.padded_size = round_up(rows, self.window_size), round_up(columns, self.window_size)
         self.shift = self.window_size // 2 if shifted and min(self.map_size) > window_size else 0
         self.attn = WindowAttention(embed_dim, num_heads, self.window_size, *settings)  # 换下 EncoderLayer 的 Attention
         mask = shifted_window_mask(self.padded_size, self.window_size, self.shift) if self.shift else None
         self.register_buffer("mask", mask, persistable=False)  # [nW, N, N]
 
-    def split_windows(self, x):
+    def split_windows(self, x: Tensor) -> Tensor:
         """把特征图补零、移动、切成窗口,[B, H * W, D] -> [B * nW, N, D]。"""
         x = x.reshape([-1, *self.map_size, x.shape[-1]])  # [B, H, W, D]
         x = pad_map(x, self.window_size)  # [B, H', W', D]
@@ -221,7 +142,7 @@ class SwinBlock(EncoderLayer):
             x = paddle.roll(x, [-self.shift, -self.shift], axis=[1, 2])
         return window_partition(x, self.window_size)  # [B * nW, N, D]
 
-    def join_windows(self, x):
+    def join_windows(self, x: Tensor) -> Tensor:
         """``split_windows`` 的逆,[B * nW, N, D] -> [B, H * W, D]。"""
         x = window_reverse(x, self.window_size, self.padded_size)  # [B, H', W', D]
         if self.shift:
@@ -229,7 +150,7 @@ class SwinBlock(EncoderLayer):
         H, W = self.map_size
         return x[:, :H, :W].flatten(1, 2)  # [B, H * W, D]
 
-    def attend(self, x):
+    def attend(self, x: Tensor) -> Tensor:
         """归一化之后的窗口注意力,[B, H * W, D] -> [B, H * W, D]。"""
         x = self.split_windows(x)  # [B * nW, N, D]
         x, _ = self.attn(x, need_weights=False, mask=self.mask)
@@ -248,13 +169,13 @@ class PatchMerging(nn.Layer):
         epsilon (float): 层归一化里加在方差上的小数。
     """
 
-    def __init__(self, embed_dim, map_size, epsilon=1e-5):
+    def __init__(self, embed_dim: int, map_size: int | tuple[int, int], epsilon: float = 1e-5):
         super().__init__()
         self.map_size = as_pair(map_size, "map_size")
         self.norm = LayerNorm(4 * embed_dim, epsilon)
         self.reduction = Linear(4 * embed_dim, 2 * embed_dim, bias_attr=False)
 
-    def join_neighbours(self, x):
+    def join_neighbours(self, x: Tensor) -> Tensor:
         """相邻的 2 x 2 个 token 拼成一个,[B, H * W, D] -> [B, H/2 * W/2, 4D]。"""
         D = x.shape[-1]
         x = x.reshape([-1, *self.map_size, D])  # [B, H, W, D]
@@ -264,7 +185,7 @@ class PatchMerging(nn.Layer):
         x = x.transpose([0, 1, 3, 4, 2, 5])  # [B, H'/2, W'/2, 2, 2, D],先列后行
         return x.reshape([-1, H // 2 * (W // 2), 4 * D])  # [B, H'/2 * W'/2, 4D]
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return self.reduction(self.norm(self.join_neighbours(x)))  # [B, H'/2 * W'/2, 2D]
 
 
@@ -285,18 +206,18 @@ class SwinStage(nn.Layer):
 
     def __init__(
         self,
-        embed_dim,
-        map_size,
-        num_heads,
-        window_size,
-        drop_paths,
-        merge,
-        mlp_ratio=4.0,
-        qkv_bias=False,
-        qk_scale=None,
-        dropout=0.0,
-        attention_dropout=0.0,
-        epsilon=1e-5,
+        embed_dim: int,
+        map_size: int | tuple[int, int],
+        num_heads: int,
+        window_size: int,
+        drop_paths: list[float],
+        merge: bool,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = False,
+        qk_scale: float | None = None,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+        epsilon: float = 1e-5,
     ):
         super().__init__()
         settings = (mlp_ratio, qkv_bias, qk_scale, dropout, attention_dropout)
@@ -308,7 +229,7 @@ class SwinStage(nn.Layer):
         )
         self.downsample = PatchMerging(embed_dim, map_size, epsilon) if merge else Identity()
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         for block in self.blocks:
             x = block(x)  # [B, H * W, D]
         return self.downsample(x)  # [B, H/2 * W/2, 2D],不合并时不变
@@ -345,23 +266,24 @@ class SwinTransformer(nn.Layer):
 
     def __init__(
         self,
-        image_size=224,
-        patch_size=4,
-        in_channels=3,
-        num_classes=1000,
-        embed_dim=96,
-        depths=(2, 2, 6, 2),
-        num_heads=(3, 6, 12, 24),
-        window_size=7,
-        mlp_ratio=4.0,
-        qkv_bias=True,
-        qk_scale=None,
-        dropout=0.0,
-        attention_dropout=0.0,
-        drop_path=0.0,
-        epsilon=1e-5,
+        image_size: int | tuple[int, int] = 224,
+        patch_size: int | tuple[int, int] = 4,
+        in_channels: int = 3,
+        num_classes: int = 1000,
+        embed_dim: int = 96,
+        depths: Sequence[int] = (2, 2, 6, 2),
+        num_heads: Sequence[int] = (3, 6, 12, 24),
+        window_size: int = 7,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        qk_scale: float | None = None,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+        drop_path: float = 0.0,
+        epsilon: float = 1e-5,
     ):
         super().__init__()
+        self.settings = settings_of(locals())
         _check_stages(embed_dim, depths, num_heads)
         if num_classes < 0:
             raise UserError(f"num_classes={num_classes} 不合法:应为正整数,或用 0 表示不要分类头。")
@@ -381,12 +303,13 @@ class SwinTransformer(nn.Layer):
             self.stages.append(
                 SwinStage(embed_dim * 2**i, map_size, heads, window_size, drop_paths, i < last, *settings)
             )
-            map_size = tuple(round_up(size, 2) // 2 for size in map_size)
+            rows, columns = map_size
+            map_size = round_up(rows, 2) // 2, round_up(columns, 2) // 2
         self.norm = LayerNorm(embed_dim * 2**last, epsilon)
         self.avgpool = nn.AdaptiveAvgPool1D(1)
         self.head = Linear(embed_dim * 2**last, num_classes) if num_classes else Identity()
 
-    def forward_features(self, x):
+    def forward_features(self, x: Tensor) -> Tensor:
         """图像 [B, C, 高, 宽] -> 最后一级归一化后的全部 token [B, N, D]。"""
         x = self.patch_embed(x)  # [B, H * W, D]
         x = self.embed_dropout(self.embed_norm(x))
@@ -394,12 +317,12 @@ class SwinTransformer(nn.Layer):
             x = stage(x)  # [B, H/2 * W/2, 2D],最后一级不变
         return self.norm(x)
 
-    def pool_tokens(self, x):
+    def pool_tokens(self, x: Tensor) -> Tensor:
         """把 ``forward_features`` 的 token 平均成一个向量:[B, N, D] -> [B, D]。"""
         x = x.transpose([0, 2, 1])  # [B, D, N]
         return self.avgpool(x).flatten(1)  # [B, D]
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         """图像 [B, C, 高, 宽] -> 各类的 logits [B, num_classes]。"""
         x = self.forward_features(x)  # [B, N, D]
         x = self.pool_tokens(x)  # [B, D]
