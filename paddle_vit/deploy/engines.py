@@ -5,9 +5,13 @@
 建好之后先与动态图对一次答案,不一致就不用。写图不到一秒,所以每次用时现写,不留文件:权重换了也不会用到旧图。
 """
 
+from __future__ import annotations
+
+import argparse
 import contextlib
 import shutil
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +20,19 @@ from paddle import nn
 
 from ..checks import check_positive
 from ..errors import UserError
-from ..family.static_graph import ENGINE_ERRORS, save_weights, with_ticket, write_model
+from ..family.static_graph import write_model
+from ..family.static_program import ENGINE_ERRORS, save_weights, with_ticket
+from ..family.swin import SwinTransformer
 from ..system import runtime
+from ..system.run_files import CONSTANTS, PROGRAM
+from ..vit import ViT
 
 __all__ = [
+    "WORTH_IMAGES",
     "FastModel",
     "add_engine_arguments",
     "check_engine",
     "compare_logits",
-    "compile_model",
     "each_engine",
     "logits_of",
     "prediction_model",
@@ -38,12 +46,12 @@ WORTH_IMAGES = 500  # engine='auto' 时,图片少于这个数就不建静态图:
 
 def _create_predictor(program, weights, engine, precision, threads):
     """让推理引擎读进静态图;它要的文件只在这期间存在于临时目录。"""
-    from paddle import inference
+    from paddle import inference  # 只有推理引擎要用
 
     with tempfile.TemporaryDirectory(prefix="paddle_vit-") as directory:
-        path = Path(directory, "model.pdmodel")
+        path = Path(directory, PROGRAM)
         path.write_bytes(program)
-        beside = path.with_suffix(".pdiparams")  # OpenVINO 要权重在旁边,名字相同
+        beside = Path(directory, CONSTANTS)  # OpenVINO 要权重在旁边,名字相同
         try:
             beside.symlink_to(Path(weights).resolve())
         except OSError:  # Windows 上多半没有权限
@@ -80,7 +88,14 @@ class FastModel(nn.Layer):
         threads (int | None): CPU 线程数;``None`` 由引擎决定。
     """
 
-    def __init__(self, program, weights, engine="OpenVINO", precision="float32", threads=None):
+    def __init__(
+        self,
+        program: bytes,
+        weights: str | Path,
+        engine: str = "OpenVINO",
+        precision: str = "float32",
+        threads: int | None = None,
+    ):
         super().__init__()
         program, shape = with_ticket(program)
         self.input_shape = tuple(shape[1:])
@@ -90,7 +105,7 @@ class FastModel(nn.Layer):
         self._batches = 0
         self.eval()
 
-    def forward(self, images):
+    def forward(self, images: paddle.Tensor) -> paddle.Tensor:
         if tuple(images.shape[1:]) != self.input_shape:
             raise UserError(
                 f"输入图像的形状是 {list(images.shape)},应为 [B, {', '.join(map(str, self.input_shape))}];请缩放图像。"
@@ -107,45 +122,22 @@ class FastModel(nn.Layer):
         return paddle.to_tensor(logits)
 
 
-def compile_model(model, engine="OpenVINO", precision="float32", threads=None):
-    """把模型按现在的权重写成静态图,交给推理引擎;之后再改模型,对结果没有影响。
-
-    Args:
-        model (ViT | SwinTransformer): 模型,按评估状态(没有随机失活)执行。
-        engine (str), precision (str), threads (int | None): 见 ``FastModel``。
-
-    Returns:
-        FastModel
-    """
-    with _written(model) as (program, weights):
-        return FastModel(program, weights, engine, precision, threads)
-
-
-@contextlib.contextmanager
-def _written(model):
-    """在 with 里给出模型的静态图和权重文件。"""
-    program, constants = write_model(model)
-    with tempfile.TemporaryDirectory(prefix="paddle_vit-") as directory:
-        weights = Path(directory, "weights.pdiparams")
-        save_weights(constants, weights)
-        del constants
-        yield program, weights
-
-
 @paddle.no_grad()
-def logits_of(model, images, batch_size=16):
+def logits_of(model: Callable[[paddle.Tensor], paddle.Tensor], images: np.ndarray, batch_size: int = 16) -> np.ndarray:
     """每批 batch_size 张,最后把第一张单独再算一次:[B, C, H, W] -> [B + 1, K],都是 numpy。"""
     parts = [images[i : i + batch_size] for i in range(0, len(images), batch_size)] + [images[:1]]
     return np.concatenate([model(paddle.to_tensor(part)).numpy() for part in parts])
 
 
-def compare_logits(found, expected, precision, least=1.0):
+def compare_logits(found: np.ndarray, expected: np.ndarray, precision: str, least: float = 1.0) -> tuple[float, float]:
     """与动态图的 logits 最大的差,和允许的上限:``TOLERANCE`` 乘以最大的 |logit|,小于 least 时乘以 least。"""
     limit = TOLERANCE[precision] * max(least, float(np.abs(expected).max()))
     return float(np.abs(found - expected).max()), limit
 
 
-def each_engine(program, weights, images, precision="float32", threads=None):
+def each_engine(
+    program: bytes, weights: str | Path, images: np.ndarray, precision: str = "float32", threads: int | None = None
+) -> Iterator[tuple]:
     """依次用各个引擎算一遍。
 
     Args:
@@ -170,7 +162,15 @@ def each_engine(program, weights, images, precision="float32", threads=None):
         del fast  # 建下一个之前,放掉它的内存
 
 
-def right_engine(program, weights, images, expected, precision="float32", threads=None, least=1.0):
+def right_engine(
+    program: bytes,
+    weights: str | Path,
+    images: np.ndarray,
+    expected: np.ndarray,
+    precision: str = "float32",
+    threads: int | None = None,
+    least: float = 1.0,
+) -> tuple[FastModel | None, str]:
     """第一个与动态图一致的引擎:(``FastModel``, 引擎的名字);都不行时是 (``None``, 原因)。
 
     Args:
@@ -192,6 +192,17 @@ def right_engine(program, weights, images, expected, precision="float32", thread
     return None, ";".join(reasons)
 
 
+@contextlib.contextmanager
+def _written(model):
+    """在 with 里给出模型的静态图和权重文件。"""
+    program, constants = write_model(model)
+    with tempfile.TemporaryDirectory(prefix="paddle_vit-") as directory:
+        weights = Path(directory, CONSTANTS)
+        save_weights(constants, weights)
+        del constants
+        yield program, weights
+
+
 def _fast_model(model, precision, threads):
     """把模型交给第一个与它一致的引擎,返回值同 ``right_engine``。"""
     model.eval()
@@ -204,24 +215,30 @@ def _fast_model(model, precision, threads):
         return None, str(error)
 
 
-def check_engine(engine, precision, threads):
-    """引擎的设置不合法,或 CPU 没有 bfloat16 指令时抛出 ``UserError``;参数见 ``prediction_model``。"""
+def check_engine(engine: str, precision: str, settings: dict) -> None:
+    """引擎的设置不合法,或要求 bfloat16 而设备、引擎或 CPU 不支持时抛出 ``UserError``;参数见 ``prediction_model``。"""
     for name, value, choices in (("engine", engine, ENGINES), ("precision", precision, tuple(TOLERANCE))):
         if value not in choices:
             raise UserError(f"{name}={value!r} 不合法:只能是 {'、'.join(choices)} 之一。")
-    if threads is not None:
-        check_positive(threads, "threads")
-    if precision == "bfloat16" and not runtime.has_bfloat16():
+    if settings["threads"] is not None:
+        check_positive(settings["threads"], "threads")
+    if precision != "bfloat16":
+        return
+    if settings["device"] == "gpu" or engine == "eager":
+        raise UserError("--precision bfloat16 只用于 CPU 上的推理引擎:请加 --device cpu,并去掉 --engine eager。")
+    if not runtime.has_bfloat16():
         raise UserError("这个 CPU 没有 bfloat16 指令(avx512_bf16 或 amx_bf16):请用 float32。")
 
 
-def prediction_model(model, settings, images, engine="auto", precision="float32"):
+def prediction_model(
+    model: ViT | SwinTransformer, settings: dict, count: int, engine: str = "auto", precision: str = "float32"
+) -> tuple:
     """为预测选一个模型:能用、也值得用推理引擎时是 ``FastModel``,否则就是原来的模型。
 
     Args:
         model (ViT | SwinTransformer): 装好权重的模型。
         settings (dict): ``setup_runtime`` 的结果,用到 ``device`` 和 ``threads``。
-        images (int): 要预测多少张;``engine='auto'`` 用它判断值不值得。
+        count (int): 要预测多少张;``engine='auto'`` 用它判断值不值得。
         engine (str): ``'auto'``、``'inference'``(推理引擎)或 ``'eager'``(动态图)。
         precision (str): ``'float32'`` 或 ``'bfloat16'``;后者在有的 CPU 上更快,logits 约有百分之一的误差。
 
@@ -231,12 +248,10 @@ def prediction_model(model, settings, images, engine="auto", precision="float32"
     Raises:
         UserError: 某个参数不合法;要求 bfloat16,而设备、引擎或 CPU 不支持。
     """
-    check_engine(engine, precision, settings["threads"])
+    check_engine(engine, precision, settings)
     if precision == "bfloat16":
-        if settings["device"] == "gpu" or engine == "eager":
-            raise UserError("--precision bfloat16 只用于 CPU 上的推理引擎:请加 --device cpu,并去掉 --engine eager。")
         engine = "inference"
-    if engine == "eager" or (engine == "auto" and (images < WORTH_IMAGES or settings["device"] == "gpu")):
+    if engine == "eager" or (engine == "auto" and (count < WORTH_IMAGES or settings["device"] == "gpu")):
         return model, "动态图", None
     if settings["device"] == "gpu":
         return model, "动态图", "推理引擎只用于 CPU,改用动态图。"
@@ -246,7 +261,7 @@ def prediction_model(model, settings, images, engine="auto", precision="float32"
     return fast, f"{text} {precision}", None
 
 
-def add_engine_arguments(parser):
+def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     """给脚本加上 ``--engine`` 和 ``--precision``,含义见 ``prediction_model``。"""
     parser.add_argument(
         "--engine",

@@ -7,6 +7,8 @@
     description.json                 类别名、怎样预处理、模型和训练的设置、核对的结果
 """
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 import errno
@@ -18,36 +20,43 @@ import sys
 import tempfile
 import time
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import paddle
 
-from ..config import EXPORTED, result_settings
+from ..config import result_settings
 from ..data.augment import normalize
-from ..data.sources import evaluation_batches, parse_info, read_image, to_input, varied_images
+from ..data.batches import evaluation_batches
+from ..data.images import read_image, to_input
+from ..data.info import parse_info
+from ..data.parts import varied_images
 from ..errors import UserError
-from ..family.static_graph import save_weights, write_model
-from ..runs.train import LoadedRun, load_run_data
+from ..family.static_graph import write_model
+from ..family.static_program import save_weights
+from ..runs.loading import LoadedModel, LoadedRun, load_run_data
 from ..system.files import describe_os_error, read_json
+from ..system.run_files import CONSTANTS, DESCRIPTION, ONNX, PROGRAM
 from ..tasks.evaluation import evaluate
 from .engines import compare_logits, each_engine, logits_of, prediction_model, right_engine
 
 __all__ = ["PrecisionComparison", "compare_precisions", "export_model", "is_export", "load_export", "real_images"]
 
-DESCRIPTION, *_FILES, _ = EXPORTED
 FORMAT = "paddle_vit-export"
 COMPARED = 100  # 核对多少张图像
 TIMED_BATCH, TIMED_ROUNDS = 16, 21  # 比较速度时每批几张,轮流几遍
 _PATTERN = {"format": str, "data": dict, "files": {None: int}, "probe": [float]}
 
 
-def is_export(source):
+def is_export(source: str | Path) -> bool:
     """是不是 ``export_model`` 写的目录。"""
     return (Path(source) / DESCRIPTION).is_file()
 
 
-def real_images(loaded, patterns=(), data_dir=None, count=COMPARED):
+def real_images(
+    loaded: LoadedRun | LoadedModel, patterns: Sequence[Path] = (), data_dir: str | None = None, count: int = COMPARED
+) -> np.ndarray:
     """核对用的真实图像:给了就用给的图片,没有给就用测试部分(各类轮流)。
 
     Args:
@@ -77,7 +86,7 @@ def _test_part(loaded, data_dir, advice):
     return load_run_data(loaded, data_dir).test
 
 
-def export_model(loaded, output, images, onnx=True):
+def export_model(loaded: LoadedRun | LoadedModel, output: str | Path, images: np.ndarray, onnx: bool = True) -> dict:
     """写出静态图、ONNX 和说明,读回来与动态图核对;核对不上就报错,不留文件。
 
     Args:
@@ -114,14 +123,14 @@ def export_model(loaded, output, images, onnx=True):
 def _write(model, directory):
     """写静态图和权重。"""
     program, constants = write_model(model)
-    (directory / "model.pdmodel").write_bytes(program)
-    save_weights(constants, directory / "model.pdiparams")
+    (directory / PROGRAM).write_bytes(program)
+    save_weights(constants, directory / CONSTANTS)
 
 
 @contextlib.contextmanager
 def _new_directory(output):
     """在 with 里给出一个临时目录,写完才换成 output;中途出错就删掉它,原来的 output 不变。"""
-    from filelock import FileLock, Timeout
+    from filelock import FileLock, Timeout  # 只有导出要用
 
     work, old, lock = (output.with_name(f".{output.name}.{name}") for name in ("new", "old", "lock"))
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -154,9 +163,11 @@ def _new_directory(output):
 
 def _convert_to_onnx(directory):
     """model.pdmodel -> model.onnx,在另一个进程里,见 ``onnx_conversion``。"""
-    needed = 2 * sum((directory / name).stat().st_size for name in _FILES) + 2**20  # ONNX 和 paddle2onnx 的中间文件
+    needed = (
+        2 * sum((directory / name).stat().st_size for name in (PROGRAM, CONSTANTS)) + 2**20
+    )  # ONNX 和 paddle2onnx 的中间文件
     if shutil.disk_usage(directory).free < needed:  # 磁盘满时 paddle2onnx 说不清原因
-        raise OSError(errno.ENOSPC, "磁盘已满", str(directory / "model.onnx"))
+        raise OSError(errno.ENOSPC, "磁盘已满", str(directory / ONNX))
     command = [sys.executable, "-m", "paddle_vit.deploy.onnx_conversion", str(directory)]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace")
     if done.returncode:
@@ -177,7 +188,7 @@ def _check(model, directory, images, onnx):
     if onnx and importlib.util.find_spec("onnxruntime") is not None:
         import onnxruntime
 
-        session = onnxruntime.InferenceSession(str(directory / "model.onnx"), providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(directory / ONNX), providers=["CPUExecutionProvider"])
         found["ONNX Runtime"] = logits_of(
             lambda x: paddle.to_tensor(session.run(None, {"image": x.numpy()})[0]), images
         )
@@ -194,11 +205,11 @@ def _check(model, directory, images, onnx):
 
 def _files(directory):
     """(静态图的内容, 权重文件)。"""
-    return (directory / "model.pdmodel").read_bytes(), directory / "model.pdiparams"
+    return (directory / PROGRAM).read_bytes(), directory / CONSTANTS
 
 
 def _checksums(directory):
-    return {name: zlib.crc32((directory / name).read_bytes()) for name in _FILES}
+    return {name: zlib.crc32((directory / name).read_bytes()) for name in (PROGRAM, CONSTANTS)}
 
 
 def _probe(info):
@@ -246,7 +257,7 @@ def _describe(loaded, differences, count):
     }
 
 
-def load_export(directory, precision="float32", threads=None):
+def load_export(directory: str | Path, precision: str = "float32", threads: int | None = None) -> tuple:
     """读回导出的目录,先用一张固定的图像核对引擎。
 
     Args:
@@ -266,16 +277,17 @@ def load_export(directory, precision="float32", threads=None):
     description = read_json(path, _PATTERN, advice)
     if description["format"] != FORMAT:
         raise UserError(f"{path} 不是 scripts/export.py 写的:{advice}。")
-    for name in _FILES:
+    for name in (PROGRAM, CONSTANTS):
         if not (directory / name).is_file():
             raise UserError(f"{directory} 里缺少 {name}:{advice}。")
-    if _checksums(directory) != {name: description["files"].get(name) for name in _FILES}:
+    if _checksums(directory) != {name: description["files"].get(name) for name in (PROGRAM, CONSTANTS)}:
         raise UserError(f"{directory} 里的静态图已损坏(校验和不对):{advice}。")
     info = parse_info(description["data"], path)
     expected = np.array(description["probe"], "float32")  # [K]
     if len(expected) != len(info.classes):
         raise UserError(f"{path} 已损坏:{advice}。")
-    fast, engine = right_engine(*_files(directory), _probe(info), np.stack([expected] * 2), precision, threads)
+    program, weights = _files(directory)
+    fast, engine = right_engine(program, weights, _probe(info), np.stack([expected] * 2), precision, threads)
     if fast is None:
         raise UserError(f"{directory} 里的静态图,这台电脑的推理引擎算不对({engine}):{advice}。")
     return info, fast, f"{engine} {precision}"
@@ -309,7 +321,7 @@ class PrecisionComparison:
         )
 
 
-def compare_precisions(loaded, settings, data_dir=None):
+def compare_precisions(loaded: LoadedRun, settings: dict, data_dir: str | None = None) -> PrecisionComparison:
     """float32 与 bfloat16 的推理引擎:在整个测试部分上比正确率,再轮流计时比速度。
 
     Args:

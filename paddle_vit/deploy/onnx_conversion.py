@@ -7,6 +7,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from ..system.run_files import CONSTANTS, ONNX, PROGRAM
+
 __all__ = ["convert", "tidy"]
 
 
@@ -21,7 +23,7 @@ def convert(directory):
     import onnx
     import paddle2onnx
 
-    program, weights, target = (str(Path(directory, f"model.{suffix}")) for suffix in ("pdmodel", "pdiparams", "onnx"))
+    program, weights, target = (str(Path(directory, name)) for name in (PROGRAM, CONSTANTS, ONNX))
     tempfile.tempdir = str(directory)  # paddle2onnx 的中间文件也放在这里
     content = paddle2onnx.export(program, weights, opset_version=17, optimize_tool="None")
     model = onnx.load_from_string(content)

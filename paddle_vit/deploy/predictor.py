@@ -1,53 +1,33 @@
 """给图片分类:``Predictor`` 是 scripts/predict.py、网页和自己的程序共用的那一个。"""
 
+from __future__ import annotations
+
 import dataclasses
-import glob
 import struct
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Union
 
 import numpy as np
 import paddle
 from PIL import Image, ImageOps
 
-from ..attention.maps import attention_weights
+from ..attention.recording import attention_weights
 from ..checks import check_positive
-from ..data.sources import convert_image, find_images, read_image, to_input
+from ..data.images import convert_image, read_image, to_input
 from ..errors import UserError
-from ..runs.train import LoadedModel, LoadedRun, load_model
+from ..runs.loading import LoadedModel, LoadedRun, load_model
+from ..system.pictures import to_pillow
 from .engines import WORTH_IMAGES, check_engine, prediction_model
 from .export import is_export, load_export
 
-__all__ = ["Prediction", "Predictor", "expand_paths"]
+__all__ = ["Prediction", "Predictor"]
 
 _BUILDING = threading.Lock()  # 写静态图要切换 Paddle 的全局状态,一次只能建一个
 
 
-def expand_paths(patterns):
-    """把文件、目录(取其中的图片;一张也没有时取各级子目录里的)和通配符展开成图片路径。
-
-    Args:
-        patterns (list[str]): 路径或通配符。
-
-    Raises:
-        UserError: 某一项什么也没有找到。
-    """
-    paths = []
-    for pattern in patterns:
-        if Path(pattern).is_dir():
-            found = find_images(pattern)
-            if not found:
-                folders = sorted(path for path in Path(pattern).rglob("*") if path.is_dir())
-                found = [image for folder in folders for image in find_images(folder)]
-        elif Path(pattern).exists():
-            found = [Path(pattern)]
-        else:
-            found = [Path(path) for path in sorted(glob.glob(pattern, recursive=True)) if Path(path).is_file()]
-        if not found:
-            raise UserError(f"{pattern} 没有对应的图片:请检查路径;通配符要加引号。")
-        paths += found
-    return paths
+ImageLike = Union[str, Path, Image.Image, np.ndarray]  # 一张图像:路径,PIL 图像,或 uint8 的数组
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,12 +43,12 @@ class Prediction:
     probabilities: tuple
 
     @property
-    def label(self):
+    def label(self) -> str:
         """最可能的类别。"""
         return self.labels[0]
 
     @property
-    def probability(self):
+    def probability(self) -> float:
         """最可能的类别的概率,0–1。"""
         return self.probabilities[0]
 
@@ -92,7 +72,7 @@ class Predictor:
         engine (str): ``'auto'``、``'inference'``(CPU 上的推理引擎)或 ``'eager'``(动态图),见 ``prediction_model``。
         precision (str): ``'float32'`` 或 ``'bfloat16'``,见 ``prediction_model``。
         threads (int | None): 推理引擎的 CPU 线程数;``None`` 由引擎决定。
-        images (int | None): 大约要预测多少张,``engine='auto'`` 用它判断值不值得建静态图;``None`` 是很多。
+        count (int | None): 大约要预测多少张,``engine='auto'`` 用它判断值不值得建静态图;``None`` 是很多。
 
     Attributes:
         info (DataInfo): 类别名、通道数、图像边长、均值和标准差。
@@ -105,13 +85,20 @@ class Predictor:
         UserError: 某个参数不合法;或见 ``load_model``、``load_export`` 和 ``prediction_model``。
     """
 
-    def __init__(self, source, engine="auto", precision="float32", threads=None, images=None):
+    def __init__(
+        self,
+        source: str | Path | LoadedRun | LoadedModel,
+        engine: str = "auto",
+        precision: str = "float32",
+        threads: int | None = None,
+        count: int | None = None,
+    ):
         self._turn = threading.Lock()
         with _BUILDING:
             if isinstance(source, (str, Path)) and is_export(source):
-                check_engine(engine, precision, threads)
                 if engine == "eager":
                     raise UserError(f"{source} 是导出的静态图,没有动态图:请去掉 --engine eager,或给出原来的运行目录。")
+                check_engine(engine, precision, {"device": "cpu", "threads": threads})
                 self.info, self._run, self.engine = load_export(source, precision, threads)
                 self.loaded = self.model = self.note = None
                 return
@@ -123,10 +110,12 @@ class Predictor:
             self.info, self.model = self.loaded.info, self.loaded.model
             self.model.eval()
             settings = {"device": paddle.get_device().split(":")[0], "threads": threads}
-            count = WORTH_IMAGES if images is None else images
+            count = WORTH_IMAGES if count is None else count
             self._run, self.engine, self.note = prediction_model(self.model, settings, count, engine, precision)
 
-    def __call__(self, images, top=3, invert=False, batch_size=32):
+    def __call__(
+        self, images: ImageLike | Iterable[ImageLike], top: int = 3, invert: bool = False, batch_size: int = 32
+    ) -> Prediction | list[Prediction]:
         """最可能的几类。
 
         Args:
@@ -142,10 +131,12 @@ class Predictor:
             UserError: top、batch_size 不是正数,或某一张不是图像。
         """
         if _is_one(images):
-            return next(self.each([images], top, invert, batch_size))
-        return list(self.each(images, top, invert, batch_size))
+            return next(self.each([images], top, invert, batch_size))  # type: ignore[list-item]
+        return list(self.each(images, top, invert, batch_size))  # type: ignore[arg-type]
 
-    def each(self, images, top=3, invert=False, batch_size=32):
+    def each(
+        self, images: Iterable[ImageLike], top: int = 3, invert: bool = False, batch_size: int = 32
+    ) -> Iterator[Prediction]:
         """同 ``__call__``,images 是若干张(可以是生成器),算好一批给出一批。
 
         Yields:
@@ -157,12 +148,12 @@ class Predictor:
             order = np.argsort(-row, kind="stable")[:top]
             yield Prediction(tuple(names[k] for k in order), tuple(float(row[k]) for k in order))
 
-    def probabilities(self, images, invert=False, batch_size=32):
+    def probabilities(self, images: Iterable[ImageLike], invert: bool = False, batch_size: int = 32) -> np.ndarray:
         """每一类的概率,次序同 ``info.classes``:float32 [B, K]。参数见 ``__call__``,images 是若干张。"""
         rows = list(self._rows(images, invert, batch_size))
         return np.stack(rows) if rows else np.zeros((0, len(self.info.classes)), "float32")  # [B, K]
 
-    def attention(self, images):
+    def attention(self, images: list) -> np.ndarray:
         """动态图模型各层各头的注意力权重,同 ``attention_weights``,而几个线程可以同时用。
 
         Args:
@@ -239,4 +230,4 @@ def _from_array(array):
         )
     if 0 in array.shape:
         raise UserError(f"数组的形状是 {list(array.shape)}:图像里没有像素。")
-    return Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array)
+    return to_pillow(array if array.ndim == 3 else array[..., None])

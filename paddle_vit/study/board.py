@@ -1,5 +1,7 @@
 """启动 VisualDL 的服务。"""
 
+from __future__ import annotations
+
 import logging
 import os
 from pathlib import Path
@@ -10,7 +12,7 @@ from ..system.cli import check_port
 __all__ = ["serve"]
 
 
-def serve(logdir, host="127.0.0.1", port=8040):
+def serve(logdir: str | Path, host: str = "127.0.0.1", port: int = 8040) -> None:
     """在前台启动 VisualDL,直到 Ctrl-C。
 
     语言固定为中文:浏览器不报告语言时,VisualDL 2.5.3 自己猜语言会出错,页面是 HTTP 500。

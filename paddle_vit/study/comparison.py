@@ -1,13 +1,11 @@
 """比较各个开关:每次只改一个设置,几个种子各训练一次,按验证集的正确率列表、画图。
 
 选设置是在验证集上选,所以这里不看测试集。每个训练是一次 ``scripts/train.py``,中断后再执行一次同样的命令就接着做。
-设置选好以后,``draw_curves`` 把几组运行的曲线画在一起,这时才看测试集。
+设置选好以后,``curves`` 把几组运行的曲线画在一起,这时才看测试集。
 """
 
 import dataclasses
-import glob
 import inspect
-import itertools
 import json
 import math
 import statistics
@@ -15,26 +13,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
-
 from ..config import load_config, make_config, result_settings, save_config
 from ..errors import UserError
 from ..family.models import model_class, model_settings
-from ..reports import markdown, terminal
 from ..runs.logs import load_metrics
 from ..system.files import atomic_write, read_json
-from ..system.pictures import figure_and_font, text_style
+from ..system.pictures import figure_and_words
+from ..system.run_files import CONFIG, SUMMARY
+from ..system.tables import markdown, terminal
 
-__all__ = [
-    "Variant",
-    "compare",
-    "comparison_figure",
-    "comparison_table",
-    "curves_figure",
-    "curves_table",
-    "draw_curves",
-]
-__all__ += ["parse_groups", "parse_seeds", "parse_vary", "variants"]
+__all__ = ["Variant", "compare", "comparison_figure", "comparison_table", "parse_seeds", "parse_vary", "variants"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +142,7 @@ def compare(base, vary, seeds, output, script):
     for directory, (variant, seed) in jobs.items():
         _check_settings(directory, dataclasses.replace(variant.config, seed=seed))
     for i, (directory, (variant, seed)) in enumerate(jobs.items(), 1):
-        if not (directory / "summary.json").exists():
+        if not (directory / SUMMARY).exists():
             print(f"[{i}/{len(jobs)}] {directory.name} …", flush=True)
             _train(dataclasses.replace(variant.config, seed=seed), directory, script)
     rows = [_row(variant, [variant.directory(output, seed) for seed in seeds]) for variant in todo]
@@ -168,7 +156,7 @@ def compare(base, vary, seeds, output, script):
 
 
 def _check_settings(directory, config):
-    if not (directory / "config.yaml").exists():
+    if not (directory / CONFIG).exists():
         return
     before, now = result_settings(load_config(directory)), result_settings(config)
     changed = next((name for name in now if now[name] != before[name]), None)
@@ -181,7 +169,7 @@ def _check_settings(directory, config):
 
 def _train(config, directory, script):
     """在另一个进程里训练;它的输出写进运行目录旁边的 .log 文件。"""
-    if (directory / "config.yaml").exists():
+    if (directory / CONFIG).exists():
         arguments = ["--resume", directory]
     else:
         recipe = directory.with_name(f"{directory.name}.yaml")
@@ -204,8 +192,8 @@ def _train(config, directory, script):
 
 def _row(variant, directories):
     """一个变体各个种子的结果。"""
-    summaries = [read_json(path / "summary.json") for path in directories]
-    curves = [load_metrics(path) for path in directories]
+    summaries = [read_json(path / SUMMARY) for path in directories]
+    curves = [load_metrics(path, ("val_top1",)) for path in directories]
     return {
         "switch": variant.switch,
         "value": variant.value,
@@ -275,8 +263,8 @@ def comparison_figure(rows):
     Returns:
         matplotlib.figure.Figure
     """
-    figure, font = figure_and_font(8, 1.4 + 0.42 * len(rows))
-    style = text_style(font)
+    figure, words = figure_and_words(8, 1.4 + 0.42 * len(rows))
+    style = words.style
     panel = figure.subplots()
     base = _base_of(rows)
     band = [100 * value for value in (min(base["val_top1"]), max(base["val_top1"]))]
@@ -296,104 +284,13 @@ def comparison_figure(rows):
         panel.plot(statistics.mean(values), i, "D", color=color, markersize=8)
         if i and row["switch"] != rows[i - 1]["switch"]:
             panel.axhline(i - 0.5, color="#cccccc", linewidth=0.8)
-    mark = "(基准)" if font else " (base)"
+    mark = words("(基准)", " (base)")
     labels = [f"{row['switch']}={row['value']}{mark if row['is_base'] else ''}" for row in rows]
     panel.set_yticks(range(len(rows)), labels, **style)
     panel.set_ylim(len(rows) - 0.5, -0.5)
     panel.grid(axis="x", alpha=0.3)
-    panel.set_xlabel("最后一轮的验证 top-1(%)" if font else "validation top-1, last epoch (%)", **style)
+    panel.set_xlabel(words("最后一轮的验证 top-1(%)", "validation top-1, last epoch (%)"), **style)
     n = len(base["val_top1"])
     title = f"每次只改一个设置,{n} 个种子:圆点是各个种子,菱形是平均,灰带是基准的范围"
-    panel.set_title(title if font else "dots: seeds; diamond: mean; band: range of the base", fontsize=10, **style)
-    return figure
-
-
-# ---- 几组运行的曲线 ----
-
-
-def parse_groups(texts):
-    """``['微调=runs/a-seed*', …]`` -> ``{'微调': [运行目录, …], …}``。
-
-    Raises:
-        UserError: 写法不对、名字重复,或没有对应的目录。
-    """
-    groups = {}
-    for text in texts:
-        name, _, pattern = text.partition("=")
-        found = sorted(Path(path) for path in glob.glob(pattern) if Path(path).is_dir())
-        if not name or not pattern or name in groups:
-            raise UserError(f"{text} 不合法:应为 名字=运行目录的通配符,如 微调=runs/tune/base-seed*,名字不能重复。")
-        if not found:
-            raise UserError(f"{text} 里没有运行目录:请检查 {pattern},通配符要加引号。")
-        groups[name] = found
-    return groups
-
-
-def draw_curves(groups, output):
-    """把几组运行(每组几个种子)的验证曲线画在一张图里,并打印正确率的表。
-
-    Args:
-        groups (dict): 名字 -> 运行目录的列表,都要训练完,每组里的轮数相同。
-        output (str | Path): 图写到哪个文件,.png。
-
-    Raises:
-        UserError: 有的运行没有训练完,或轮数不同。
-    """
-    curves, summaries = {}, {}
-    for name, directories in groups.items():
-        summaries[name] = [read_json(path / "summary.json") for path in directories]
-        if None in summaries[name]:
-            path = directories[summaries[name].index(None)]
-            raise UserError(f"{path} 还没有训练完:请先用 scripts/train.py --resume {path} 训练完。")
-        tops = [[line["val_top1"] for line in load_metrics(path)] for path in directories]
-        if len({len(top) for top in tops}) > 1:
-            raise UserError(f"{name} 的几个运行轮数不同({'、'.join(str(len(top)) for top in tops)}):请分开画。")
-        curves[name] = np.array(tops)  # [种子, 轮]
-    print(terminal(curves_table(curves, summaries)))
-    figure, output = curves_figure(curves), Path(output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output)
-    print(f"\n已写入 {output}")
-
-
-def curves_table(curves, summaries):
-    """每组一行:最后一轮的验证 top-1 和最佳权重的测试 top-1,平均和各个种子的范围。
-
-    Args:
-        curves (dict): 名字 -> 验证 top-1,[种子, 轮]。
-        summaries (dict): 名字 -> 各个运行的 summary.json。
-    """
-    table = [["", "种子", "验证 top-1 平均", "最低–最高", "测试 top-1 平均", "最低–最高"]]
-    for name, tops in curves.items():
-        cells = [name, str(len(tops))]
-        for values in (tops[:, -1].tolist(), [summary["test_top1"] for summary in summaries[name]]):
-            cells += [f"{statistics.mean(values):.2%}", f"{min(values):.2%}–{max(values):.2%}"]
-        table.append(cells)
-    return table
-
-
-def curves_figure(curves):
-    """每组一条验证 top-1 曲线:线是各个种子的平均,带是最低到最高。
-
-    Args:
-        curves (dict): 名字 -> 验证 top-1,[种子, 轮]。
-
-    Returns:
-        matplotlib.figure.Figure
-    """
-    figure, font = figure_and_font(7, 4)
-    style = text_style(font)
-    panel = figure.subplots()
-    colors = itertools.cycle(["#1d7874", "#d1495b", "#edae49", "#00798c", "#8d99ae"])
-    for (name, tops), color in zip(curves.items(), colors):
-        epochs = np.arange(1, tops.shape[1] + 1)
-        panel.plot(epochs, 100 * tops.mean(axis=0), color=color, linewidth=2, label=name)
-        panel.fill_between(epochs, 100 * tops.min(axis=0), 100 * tops.max(axis=0), color=color, alpha=0.2, linewidth=0)
-    panel.grid(alpha=0.3)
-    panel.set_xlabel("轮" if font else "epoch", **style)
-    panel.set_ylabel("验证 top-1(%)" if font else "validation top-1 (%)", **style)
-    n = "、".join(sorted({str(len(tops)) for tops in curves.values()}))
-    title = f"线是 {n} 个种子的平均,带是最低到最高" if font else "line: mean over seeds; band: range"
-    panel.set_title(title, fontsize=10, **style)
-    panel.legend(loc="lower right", prop={"family": style.get("fontfamily")})
+    panel.set_title(words(title, "dots: seeds; diamond: mean; band: range of the base"), fontsize=10, **style)
     return figure
