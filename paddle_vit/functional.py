@@ -6,10 +6,13 @@
 ``v[M, 1] @ ones[1, D]`` 把一列广播成 D 列。
 """
 
+from __future__ import annotations
+
 import functools
 
 import paddle
 import paddle.nn.functional as F
+from paddle import Tensor
 from paddle.autograd import PyLayer
 
 __all__ = ["attention", "gelu", "layer_norm", "linear", "softmax"]
@@ -20,7 +23,7 @@ def _is_eager_cpu(*tensors):
     return paddle.in_dynamic_mode() and all(x.place.is_cpu_place() and x.dtype == paddle.float32 for x in tensors)
 
 
-def _is_training(*parameters):
+def _all_need_gradients(*parameters):
     """是否要为这些参数求梯度:不求梯度时 Paddle 自己的前向已经够快。"""
     return paddle.is_grad_enabled() and not any(p.stop_gradient for p in parameters)
 
@@ -57,7 +60,7 @@ class _LinearOnCPU(PyLayer):
         return grad_x, grad_weight, grad_bias
 
 
-def linear(x, weight, bias=None):
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """线性变换 ``x @ weight + bias``,与 ``paddle.nn.functional.linear`` 数值和梯度都相同。
 
     Args:
@@ -69,7 +72,7 @@ def linear(x, weight, bias=None):
         Tensor: [..., D_out]。
     """
     if bias is not None and _is_eager_cpu(x, weight, bias):
-        return (_LinearOnCPU.apply if _is_training(weight, bias) else _linear_on_cpu)(x, weight, bias)
+        return (_LinearOnCPU.apply if _all_need_gradients(weight, bias) else _linear_on_cpu)(x, weight, bias)
     return F.linear(x, weight, bias)
 
 
@@ -111,7 +114,7 @@ class _LayerNormOnCPU(PyLayer):
         return grad_x, grad_weight, grad_bias
 
 
-def layer_norm(x, weight, bias, epsilon=1e-5):
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float = 1e-5) -> Tensor:
     """沿最后一轴的层归一化,数值与 ``paddle.nn.functional.layer_norm`` 相同。
 
     梯度也相同,只有一处例外:weight 冻结时,Paddle 3.3 在 CPU 上求 dX 漏乘了 weight,这里是对的。
@@ -162,7 +165,7 @@ class _GeluOnCPU(PyLayer):
         return _plain(paddle.grad(ctx.y, ctx.x, grad_output)[0])
 
 
-def gelu(x):
+def gelu(x: Tensor) -> Tensor:
     """GELU(高斯误差线性单元),与 ``paddle.nn.functional.gelu`` 数值和梯度都相同。
 
     Args:
@@ -172,13 +175,13 @@ def gelu(x):
         Tensor: 与 x 同形状。
     """
     if _is_eager_cpu(x) and _onednn():
-        if _is_training(x):
+        if _all_need_gradients(x):
             return _GeluOnCPU.apply(x)
         return _plain(_onednn().gelu(x, "approximate", False, "use_mkldnn", True))
     return F.gelu(x)
 
 
-def softmax(x):
+def softmax(x: Tensor) -> Tensor:
     """沿最后一轴的 softmax,与 ``paddle.nn.functional.softmax(x)`` 数值相同;CPU 上不求梯度时用快几倍的 oneDNN 算子。
 
     Args:
@@ -187,7 +190,7 @@ def softmax(x):
     Returns:
         Tensor: [..., N],每行之和为 1。
     """
-    if _is_eager_cpu(x) and not _is_training(x) and _onednn():
+    if _is_eager_cpu(x) and not _all_need_gradients(x) and _onednn():
         return _plain(_onednn().softmax(x, "axis", -1, "use_mkldnn", True))
     return F.softmax(x, axis=-1)
 
@@ -224,7 +227,14 @@ class _AttentionOnCPU(PyLayer):
         return grad_q, grad_k, grad_v
 
 
-def attention(q, k, v, scale, dropout=0.0, bias=None):
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float,
+    dropout: float = 0.0,
+    bias: Tensor | None = None,
+) -> Tensor:
     """不返回权重的注意力 ``softmax(q k^T * scale + bias) v``。
 
     GPU 上没有 bias 时用 ``paddle.nn.functional.scaled_dot_product_attention``(flash attention 不在显存里展开 N x N
@@ -246,7 +256,7 @@ def attention(q, k, v, scale, dropout=0.0, bias=None):
         z = F.scaled_dot_product_attention(q, k, v, None, dropout, training=dropout > 0)
         return z.transpose([0, 2, 1, 3])  # [B, h, N, d]
     fixed_bias = bias is None or bias.stop_gradient
-    if _is_eager_cpu(q, k, v) and dropout == 0 and fixed_bias and _is_training(q, k, v):
+    if _is_eager_cpu(q, k, v) and dropout == 0 and fixed_bias and _all_need_gradients(q, k, v):
         return _AttentionOnCPU.apply(q, k, v, scale, bias)
     weights = softmax(_scores(q, k, scale, bias))  # [B, h, N, N]
     return paddle.matmul(F.dropout(weights, dropout, training=dropout > 0), v)  # [B, h, N, d]

@@ -4,8 +4,10 @@
 N token 数,D 嵌入维度(embed_dim),h 头数(num_heads),d 每个头的维度。
 """
 
+from __future__ import annotations
+
 import paddle
-from paddle import nn
+from paddle import Tensor, nn
 
 from . import functional
 from .checks import as_pair, check_image_shape, check_positive, patch_grid
@@ -29,14 +31,14 @@ __all__ = [
 class Identity(nn.Layer):
     """恒等层(Identity):原样返回输入。来源:课程第 1 课。"""
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return x
 
 
 class Linear(nn.Linear):
     """线性层,参数与 ``paddle.nn.Linear`` 完全相同,只是在 CPU 上求偏置梯度更快(见 ``functional.linear``)。"""
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return functional.linear(x, self.weight, self.bias)
 
 
@@ -50,13 +52,22 @@ class LayerNorm(nn.LayerNorm):
         epsilon (float): 加在方差上的小数,大于 0,不超过 0.001。
     """
 
-    def __init__(self, embed_dim, epsilon=1e-5):
+    def __init__(self, embed_dim: int, epsilon: float = 1e-5):
         if not 0 < epsilon <= 1e-3:
             raise UserError(f"epsilon={epsilon} 不合法:应大于 0,不超过 0.001(Paddle 的 layer_norm 只接受这么大)。")
         super().__init__(embed_dim, epsilon)
 
-    def forward(self, x):
-        return functional.layer_norm(x, self.weight, self.bias, self._epsilon)
+    @property
+    def epsilon(self) -> float:
+        """加在方差上的小数;可以改。"""
+        return self._epsilon
+
+    @epsilon.setter
+    def epsilon(self, value: float) -> None:
+        self._epsilon = value
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.layer_norm(x, self.weight, self.bias, self.epsilon)
 
 
 class GELU(nn.GELU):
@@ -65,7 +76,7 @@ class GELU(nn.GELU):
     def __init__(self):
         super().__init__()
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return functional.gelu(x)
 
 
@@ -80,7 +91,7 @@ class Mlp(nn.Layer):
         dropout (float): 两次随机失活(dropout)的概率,0–1。
     """
 
-    def __init__(self, embed_dim, mlp_ratio=4.0, dropout=0.0):
+    def __init__(self, embed_dim: int, mlp_ratio: float = 4.0, dropout: float = 0.0):
         super().__init__()
         hidden_dim = int(embed_dim * mlp_ratio)
         if hidden_dim < 1:
@@ -90,7 +101,7 @@ class Mlp(nn.Layer):
         self.fc2 = Linear(hidden_dim, embed_dim)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         x = self.fc1(x)  # [B, N, D * mlp_ratio]
         x = self.act(x)
         x = self.dropout(x)
@@ -115,7 +126,14 @@ class PatchEmbedding(nn.Layer):
         UserError: 图块不能整除图像,或输入的形状与 image_size、in_channels 不符。
     """
 
-    def __init__(self, image_size, patch_size, in_channels, embed_dim, dropout=0.0):
+    def __init__(
+        self,
+        image_size: int | tuple[int, int],
+        patch_size: int | tuple[int, int],
+        in_channels: int,
+        embed_dim: int,
+        dropout: float = 0.0,
+    ):
         super().__init__()
         check_positive(in_channels, "in_channels")
         check_positive(embed_dim, "embed_dim")
@@ -127,7 +145,7 @@ class PatchEmbedding(nn.Layer):
         self.patch_embedding = nn.Conv2D(in_channels, embed_dim, kernel_size=self.patch_size, stride=self.patch_size)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         check_image_shape(x, self.in_channels, self.image_size)
         x = self.patch_embedding(x)  # [B, D, H/P, W/P]
         x = x.flatten(2)  # [B, D, N],N = H/P * W/P
@@ -152,7 +170,15 @@ class Attention(nn.Layer):
         UserError: embed_dim 不能被 num_heads 整除。
     """
 
-    def __init__(self, embed_dim, num_heads, qkv_bias=False, qk_scale=None, dropout=0.0, attention_dropout=0.0):
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        qkv_bias: bool = False,
+        qk_scale: float | None = None,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+    ):
         super().__init__()
         if num_heads < 1 or embed_dim < 1 or embed_dim % num_heads:
             raise UserError(
@@ -169,13 +195,13 @@ class Attention(nn.Layer):
         self.attn_dropout = nn.Dropout(attention_dropout)
         self.proj_dropout = nn.Dropout(dropout)
 
-    def transpose_multihead(self, x):
+    def transpose_multihead(self, x: Tensor) -> Tensor:
         """把合在一起的各个头拆开:[B, N, h*d] -> [B, h, N, d]。"""
         B, N, _ = x.shape
         x = x.reshape([B, N, -1, self.attn_head_size])  # [B, N, h, d]
         return x.transpose([0, 2, 1, 3])  # [B, h, N, d]
 
-    def forward(self, x, need_weights=True):
+    def forward(self, x: Tensor, need_weights: bool = True) -> tuple[Tensor, Tensor | None]:
         """计算自注意力。
 
         Args:
@@ -189,11 +215,18 @@ class Attention(nn.Layer):
         q, k, v = self.split_heads(x)  # 各 [B, h, N, d]
         return self.attend(q, k, v, need_weights)
 
-    def split_heads(self, x):
+    def split_heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """各个头的 q、k、v:[B, N, D] -> 三个 [B, h, N, d]。"""
         return self.transpose_multihead(self.qkv(x)).chunk(3, axis=1)  # [B, 3h, N, d] -> 各 [B, h, N, d]
 
-    def attend(self, q, k, v, need_weights=True, bias=None):
+    def attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        need_weights: bool = True,
+        bias: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
         """由 q、k、v 求输出;参数和返回值同 ``forward``。
 
         Args:
@@ -226,19 +259,19 @@ class NormalizedAttention(Attention):
 
     def __init__(
         self,
-        embed_dim,
-        num_heads,
-        qkv_bias=False,
-        qk_scale=None,
-        dropout=0.0,
-        attention_dropout=0.0,
-        epsilon=1e-5,
+        embed_dim: int,
+        num_heads: int,
+        qkv_bias: bool = False,
+        qk_scale: float | None = None,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+        epsilon: float = 1e-5,
     ):
         super().__init__(embed_dim, num_heads, qkv_bias, qk_scale, dropout, attention_dropout)
         self.q_norm = LayerNorm(self.attn_head_size, epsilon)
         self.k_norm = LayerNorm(self.attn_head_size, epsilon)
 
-    def split_heads(self, x):
+    def split_heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = super().split_heads(x)
         q, k = self.q_norm(q).astype(v.dtype), self.k_norm(k).astype(v.dtype)  # 混合精度时归一化给出 float32
         return q, k, v  # 各 [B, h, N, d]
@@ -254,11 +287,11 @@ class LayerScale(nn.Layer):
         value (float): gamma 的初值。
     """
 
-    def __init__(self, embed_dim, value):
+    def __init__(self, embed_dim: int, value: float):
         super().__init__()
         self.gamma = self.create_parameter([embed_dim], default_initializer=nn.initializer.Constant(value))
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return x * self.gamma
 
 
@@ -274,13 +307,13 @@ class DropPath(nn.Layer):
         UserError: 概率不在 [0, 1) 内。
     """
 
-    def __init__(self, drop_path=0.0):
+    def __init__(self, drop_path: float = 0.0):
         super().__init__()
         if not 0.0 <= drop_path < 1.0:
             raise UserError(f"drop_path={drop_path} 不合法:丢弃概率应满足 0 <= drop_path < 1。")
         self.drop_path = drop_path
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         if self.drop_path == 0.0 or not self.training:
             return x
         keep = 1.0 - self.drop_path
@@ -309,17 +342,17 @@ class EncoderLayer(nn.Layer):
 
     def __init__(
         self,
-        embed_dim,
-        num_heads=4,
-        mlp_ratio=4.0,
-        qkv_bias=False,
-        qk_scale=None,
-        dropout=0.0,
-        attention_dropout=0.0,
-        drop_path=0.0,
-        layer_scale=None,
-        qk_norm=False,
-        epsilon=1e-5,
+        embed_dim: int,
+        num_heads: int = 4,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = False,
+        qk_scale: float | None = None,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+        drop_path: float = 0.0,
+        layer_scale: float | None = None,
+        qk_norm: bool = False,
+        epsilon: float = 1e-5,
     ):
         super().__init__()
         settings = (embed_dim, num_heads, qkv_bias, qk_scale, dropout, attention_dropout)
@@ -331,12 +364,12 @@ class EncoderLayer(nn.Layer):
         self.mlp_scale = Identity() if layer_scale is None else LayerScale(embed_dim, layer_scale)
         self.drop_path = DropPath(drop_path)
 
-    def attend(self, x):
+    def attend(self, x: Tensor) -> Tensor:
         """归一化之后的注意力分支,[B, N, D] -> [B, N, D]。"""
         z, _ = self.attn(x, need_weights=False)  # [B, N, D]
         return z
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         z = self.attend(self.attn_norm(x))  # [B, N, D]
         x = x + self.drop_path(self.attn_scale(z))
         z = self.mlp(self.mlp_norm(x))  # [B, N, D]

@@ -1,5 +1,7 @@
 """固定的位置编码(position embedding):正弦余弦的表,不学习。"""
 
+from __future__ import annotations
+
 import numpy as np
 
 from .checks import as_pair, check_positive
@@ -8,7 +10,7 @@ from .errors import UserError
 __all__ = ["sincos_position_embedding", "sincos_position_embedding_1d"]
 
 
-def sincos_position_embedding(grid_size, embed_dim):
+def sincos_position_embedding(grid_size: int | tuple[int, int], embed_dim: int) -> np.ndarray:
     """二维正弦余弦位置编码(2-D sin/cos position embedding)。
 
     一半维度编码行号,一半编码列号;每一半里前一半是 sin(pos * w_i),后一半是 cos(pos * w_i),
@@ -35,7 +37,7 @@ def sincos_position_embedding(grid_size, embed_dim):
     return np.concatenate(parts, axis=1).astype("float32")  # [N, D]
 
 
-def sincos_position_embedding_1d(num_tokens, embed_dim):
+def sincos_position_embedding_1d(num_tokens: int, embed_dim: int) -> np.ndarray:
     """一维正弦余弦位置编码(1-D sin/cos position embedding):只编码 token 的序号 pos。
 
     第 2i 维是 sin(pos * w_i),第 2i+1 维是 cos(pos * w_i),w_i = 10000 ** (-2i / D)。

@@ -1,23 +1,21 @@
 """视觉 Transformer(Vision Transformer, ViT);命名的尺寸在 ``family.models``。
 
 图像 -> PatchEmbedding ->(class token)->(位置编码)-> EncoderLayer x depth -> LayerNorm -> 汇聚 -> 分类头。
-DeiT 也是它:``distillation=True`` 加一个蒸馏 token 和它的头。
+DeiT 也是它:``distillation_token=True`` 加一个蒸馏 token 和它的头。
 """
+
+from __future__ import annotations
 
 import numpy as np
 import paddle
-from paddle import nn
+from paddle import Tensor, nn
 
+from .checks import check_vit, settings_of
 from .errors import UserError
 from .layers import GELU, EncoderLayer, Identity, LayerNorm, Linear, PatchEmbedding
 from .positions import sincos_position_embedding, sincos_position_embedding_1d
 
 __all__ = ["ViT"]
-
-
-def _check_choice(name, value, choices):
-    if value not in choices:
-        raise UserError(f"{name}={value!r} 不合法:只能是 {'、'.join(choices)} 之一。")
 
 
 def _make_head(kind, embed_dim, mlp_ratio, num_classes, epsilon):
@@ -55,12 +53,15 @@ class ViT(nn.Layer):
         position_std (float): 可学习的位置编码初值的标准差;图块少的小图像用 0.5 学得快得多。
         head (str): ``'linear'`` 一个线性层;``'mlp'`` LayerNorm + 线性层 + GELU + 线性层。
         class_token (bool | None): 有没有 class token;``None`` 由 pool 决定:``'cls'`` 才有。
-        distillation (bool): 加一个蒸馏 token(distillation token)和它自己的分类头 ``distillation_head``,
+        distillation_token (bool): 加一个蒸馏 token(distillation token)和它自己的分类头 ``distillation_head``,
             预测时取两个头的平均;只用于 ``pool='cls'``。来源:DeiT(arXiv 2012.12877)第 4 节。
         register_tokens (int): 寄存器 token(register tokens)的个数 R:没有位置编码,输出不用,
             专供各层存放全局的信息。来源:arXiv 2309.16588。
         norm_after_pool (bool): 层归一化在汇聚之后(``pool_norm``),而不是之前(``norm``)。微调 BEiT、MAE 的代码这样做。
         layer_scale (float | None), qk_norm (bool), epsilon (float): 见 ``EncoderLayer``;epsilon 用于全部层归一化。
+
+    Attributes:
+        settings (dict): 上面的全部参数。
 
     Raises:
         UserError: 某个参数不合法,或几个参数互相矛盾。
@@ -68,83 +69,81 @@ class ViT(nn.Layer):
 
     def __init__(
         self,
-        image_size=224,
-        patch_size=7,
-        in_channels=3,
-        num_classes=10,
-        embed_dim=16,
-        depth=5,
-        num_heads=4,
-        mlp_ratio=4.0,
-        qkv_bias=False,
-        qk_scale=None,
-        dropout=0.0,
-        attention_dropout=0.0,
-        drop_path=0.0,
-        pool="avg",
-        position_embedding="none",
-        position_std=0.02,
-        head="linear",
-        class_token=None,
-        distillation=False,
-        register_tokens=0,
-        norm_after_pool=False,
-        layer_scale=None,
-        qk_norm=False,
-        epsilon=1e-5,
+        image_size: int | tuple[int, int] = 224,
+        patch_size: int | tuple[int, int] = 7,
+        in_channels: int = 3,
+        num_classes: int = 10,
+        embed_dim: int = 16,
+        depth: int = 5,
+        num_heads: int = 4,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = False,
+        qk_scale: float | None = None,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+        drop_path: float = 0.0,
+        pool: str = "avg",
+        position_embedding: str = "none",
+        position_std: float = 0.02,
+        head: str = "linear",
+        class_token: bool | None = None,
+        distillation_token: bool = False,
+        register_tokens: int = 0,
+        norm_after_pool: bool = False,
+        layer_scale: float | None = None,
+        qk_norm: bool = False,
+        epsilon: float = 1e-5,
     ):
         super().__init__()
-        _check_choice("pool", pool, ("avg", "cls"))
-        _check_choice("position_embedding", position_embedding, ("none", "learnable", "sincos", "sincos1d"))
-        _check_choice("head", head, ("linear", "mlp"))
-        if depth < 1:
-            raise UserError(f"depth={depth} 不合法:编码器至少要有 1 层。")
-        if num_classes < 0:
-            raise UserError(f"num_classes={num_classes} 不合法:应为正整数,或用 0 表示不要分类头。")
-        if class_token is None:
-            class_token = pool == "cls"
-        if pool == "cls" and not class_token:
-            raise UserError("pool='cls' 要取 class token,而 class_token=False:请用 pool='avg',或去掉 class_token。")
-        if distillation and pool != "cls":
-            raise UserError(f"distillation=True 要与 class token 一起用,而 pool={pool!r}:请改用 pool='cls'。")
-        if not isinstance(register_tokens, int) or register_tokens < 0:
-            raise UserError(f"register_tokens={register_tokens!r} 不合法:应为不小于 0 的整数。")
+        self.settings = settings_of(locals())
+        check_vit(self.settings)
         self.pool = pool
         self.patch_embed = PatchEmbedding(image_size, patch_size, in_channels, embed_dim)
-        num_patches, num_special = self.patch_embed.num_patches, class_token + distillation
-        self.num_prefix_tokens = num_special + register_tokens  # 排在图块之前的 token 数
+        self._add_tokens(embed_dim, pool == "cls" if class_token is None else class_token)
+        self._add_positions(embed_dim)
+        self.embed_dropout = nn.Dropout(dropout)
+
+        rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]  # 随深度线性增长
+        same = (embed_dim, num_heads, mlp_ratio, qkv_bias, qk_scale, dropout, attention_dropout)  # 各层相同的
+        self.encoders = nn.LayerList([EncoderLayer(*same, rate, layer_scale, qk_norm, epsilon) for rate in rates])
+        self.norm = Identity() if norm_after_pool else LayerNorm(embed_dim, epsilon)
+        self.avgpool = nn.AdaptiveAvgPool1D(1)
+        self.pool_norm = LayerNorm(embed_dim, epsilon) if norm_after_pool else Identity()
+        self.head = _make_head(head, embed_dim, mlp_ratio, num_classes, epsilon)
+        if distillation_token:
+            self.distillation_head = _make_head(head, embed_dim, mlp_ratio, num_classes, epsilon)
+
+    def _add_tokens(self, embed_dim, class_token):
+        """图块之前的 token,没有的是 ``None``。"""
+        distillation, registers = self.settings["distillation_token"], self.settings["register_tokens"]
         self.class_token = self._create_tokens(1, embed_dim) if class_token else None
         self.distillation_token = self._create_tokens(1, embed_dim) if distillation else None
-        self.register_tokens = self._create_tokens(register_tokens, embed_dim) if register_tokens else None
-        if position_embedding == "none":
+        self.register_tokens = self._create_tokens(registers, embed_dim) if registers else None
+        self.num_prefix_tokens = class_token + distillation + registers
+
+    def _add_positions(self, embed_dim):
+        """位置编码,[1, M + N, D];寄存器 token 没有位置。"""
+        kind, num_patches = self.settings["position_embedding"], self.patch_embed.num_patches
+        num_special = self.num_prefix_tokens - self.settings["register_tokens"]  # M
+        if kind == "none":
             self.position_embedding = None
-        elif position_embedding == "learnable":
-            self.position_embedding = self._create_tokens(num_special + num_patches, embed_dim, position_std)
+        elif kind == "learnable":
+            std = self.settings["position_std"]
+            self.position_embedding = self._create_tokens(num_special + num_patches, embed_dim, std)
         else:
-            if position_embedding == "sincos":
+            if kind == "sincos":
                 table = sincos_position_embedding(self.patch_embed.grid_size, embed_dim)  # [N, D]
             else:
                 table = sincos_position_embedding_1d(num_patches, embed_dim)  # [N, D]
             table = np.pad(table, [(num_special, 0), (0, 0)])  # [M + N, D],class token 等没有位置,给零向量
             self.register_buffer("position_embedding", paddle.to_tensor(table).unsqueeze(0), persistable=False)
-        self.embed_dropout = nn.Dropout(dropout)
-
-        rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]  # 随深度线性增长
-        settings = (embed_dim, num_heads, mlp_ratio, qkv_bias, qk_scale, dropout, attention_dropout)
-        self.encoders = nn.LayerList([EncoderLayer(*settings, rate, layer_scale, qk_norm, epsilon) for rate in rates])
-        self.norm = Identity() if norm_after_pool else LayerNorm(embed_dim, epsilon)
-        self.avgpool = nn.AdaptiveAvgPool1D(1)
-        self.pool_norm = LayerNorm(embed_dim, epsilon) if norm_after_pool else Identity()
-        self.head = _make_head(head, embed_dim, mlp_ratio, num_classes, epsilon)
-        if distillation:
-            self.distillation_head = _make_head(head, embed_dim, mlp_ratio, num_classes, epsilon)
 
     def _create_tokens(self, count, embed_dim, std=0.02):
         """可学习的 token 或位置编码,[1, count, D]。"""
         normal = nn.initializer.TruncatedNormal(std=std)
         return self.create_parameter([1, count, embed_dim], default_initializer=normal)
 
-    def forward_features(self, x):
+    def forward_features(self, x: Tensor) -> Tensor:
         """图像 [B, C, H, W] -> 全部 token [B, M + R + N, D],已归一化(``norm_after_pool=True`` 时还没有)。
 
         次序是 class token、蒸馏 token(M 是它们的个数,0 到 2)、R 个寄存器 token、图块;M + R 就是 num_prefix_tokens。
@@ -152,8 +151,8 @@ class ViT(nn.Layer):
         x = self.patch_embed(x)  # [B, N, D]
         special = [token for token in (self.class_token, self.distillation_token) if token is not None]
         if special:
-            special = paddle.concat(special, axis=1).expand([x.shape[0], -1, -1])  # [B, M, D]
-            x = paddle.concat([special, x], axis=1)  # [B, M + N, D]
+            tokens = paddle.concat(special, axis=1).expand([x.shape[0], -1, -1])  # [B, M, D]
+            x = paddle.concat([tokens, x], axis=1)  # [B, M + N, D]
         if self.position_embedding is not None:
             x = x + self.position_embedding
         if self.register_tokens is not None:
@@ -165,7 +164,7 @@ class ViT(nn.Layer):
             x = encoder(x)  # [B, M + R + N, D]
         return self.norm(x)
 
-    def pool_tokens(self, x):
+    def pool_tokens(self, x: Tensor) -> Tensor:
         """把 ``forward_features`` 的 token 汇聚成一个向量:[B, M + R + N, D] -> [B, D]。"""
         if self.pool == "cls":
             return self.pool_norm(x[:, 0])  # [B, D]
@@ -173,7 +172,7 @@ class ViT(nn.Layer):
         x = x.transpose([0, 2, 1])  # [B, D, N]
         return self.pool_norm(self.avgpool(x).flatten(1))  # [B, D]
 
-    def forward_heads(self, x):
+    def forward_heads(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """两个头各自的 logits,训练时分开算损失:图像 [B, C, H, W] -> 两个 [B, num_classes]。
 
         Returns:
@@ -183,12 +182,12 @@ class ViT(nn.Layer):
             UserError: 模型没有蒸馏 token。
         """
         if self.distillation_token is None:
-            raise UserError("模型只有一个分类头:建模型时用 distillation=True 才有两个,如 deit_tiny_distilled。")
+            raise UserError("模型只有一个分类头:建模型时用 distillation_token=True 才有两个,如 deit_tiny_distilled。")
         x = self.forward_features(x)  # [B, 2 + R + N, D]
         distillation_token = self.pool_norm(x[:, 1])  # [B, D]
         return self.head(self.pool_tokens(x)), self.distillation_head(distillation_token)  # 各 [B, num_classes]
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         """图像 [B, C, H, W] -> 各类的 logits [B, num_classes];有两个头时是它们的平均。"""
         if self.distillation_token is not None:
             logits, distillation_logits = self.forward_heads(x)  # 各 [B, num_classes]

@@ -1,15 +1,20 @@
 """命令行的共同部分:中文的参数解析器,和把错误变成一行中文的入口。"""
 
+from __future__ import annotations
+
 import argparse
 import difflib
+import io
 import os
 import socket
 import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 from ..errors import UserError
 from .files import describe_os_error
 
-__all__ = ["ArgumentParser", "check_port", "pair_of_numbers", "run"]
+__all__ = ["ArgumentParser", "check_port", "pair_of_numbers", "run_main"]
 
 
 _ARGPARSE_MESSAGES = {  # argparse 自带的英文短语 -> 中文
@@ -27,7 +32,7 @@ _ARGPARSE_MESSAGES = {  # argparse 自带的英文短语 -> 中文
 class ArgumentParser(argparse.ArgumentParser):
     """中文的 ``argparse.ArgumentParser``:用法、帮助和错误都是中文,``--image_size`` 与 ``--image-size`` 等价。"""
 
-    def __init__(self, description, usage=None, renamed=None):
+    def __init__(self, description: str, usage: str | None = None):
         super().__init__(
             usage=usage,
             description=description,
@@ -35,28 +40,27 @@ class ArgumentParser(argparse.ArgumentParser):
             allow_abbrev=False,
             formatter_class=argparse.RawTextHelpFormatter,
         )
-        self._renamed = renamed or {}  # 旧版的选项 -> 现在的,写错时提示
         self._positionals.title = "位置参数"
         self._optionals.title = "选项"
         self.add_argument("-h", "--help", action="help", help="显示这份帮助")
 
-    def format_help(self):
+    def format_help(self) -> str:
         return super().format_help().replace("usage: ", "用法:", 1)
 
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
         for english, chinese in _ARGPARSE_MESSAGES.items():
             message = message.replace(english, chinese)
         message = message.replace("argument ", "参数 ", 1)
         raise UserError(f"{message};运行 --help 查看每个参数的含义。")
 
-    def parse_args(self, args=None, namespace=None):
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         args = [_with_hyphens(arg) for arg in (sys.argv[1:] if args is None else args)]
         namespace, unknown = self.parse_known_intermixed_args(args, namespace)  # 选项可以夹在图片中间
         if unknown:
             known = [option for action in self._actions for option in action.option_strings]
             name = unknown[0].split("=")[0]
-            close = self._renamed.get(name) or next(iter(difflib.get_close_matches(name, known, n=1)), None)
-            hint = f"是不是 {close}?" if close else ""
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"是不是 {close[0]}?" if close else ""
             raise UserError(f"不认识的参数 {' '.join(unknown)}:{hint}运行 --help 查看全部参数。")
         return namespace
 
@@ -68,7 +72,7 @@ def _with_hyphens(arg):
     return name.replace("_", "-") + equals + value
 
 
-def pair_of_numbers(text):
+def pair_of_numbers(text: str) -> tuple[int, int]:
     """命令行上的 ``行,列`` -> (行, 列);供 ``add_argument(type=…)`` 用。"""
     try:
         row, column = text.replace("，", ",").split(",")
@@ -77,7 +81,7 @@ def pair_of_numbers(text):
         raise argparse.ArgumentTypeError(f"应为 行,列 两个整数,如 1,2,得到 {text!r}") from None
 
 
-def check_port(host, port):
+def check_port(host: str, port: int) -> None:
     """确认能在这个地址和端口上监听。
 
     Raises:
@@ -96,10 +100,11 @@ def check_port(host, port):
             ) from None
 
 
-def run(main):
+def run_main(main: Callable[[], object]) -> None:
     """脚本的入口:执行 ``main()``,把使用者能改正的错误打印成一行中文并以状态码 2 退出;Ctrl-C 以 130 退出。"""
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # 终端的编码写不出中文时,宁可显示问号也不要中断
+        if isinstance(stream, io.TextIOWrapper):  # 笔记本里不是
+            stream.reconfigure(errors="replace")  # 终端的编码写不出中文时,宁可显示问号也不要中断
     try:
         main()
     except MemoryError:

@@ -1,21 +1,34 @@
 """读写文件:写要么成要么不动旧文件,读有大小的上限、什么也不执行,出错时一行中文。"""
 
+from __future__ import annotations
+
 import contextlib
 import errno
 import json
 import os
 import stat
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..errors import UserError
 
-__all__ = ["atomic_write", "describe_os_error", "matches", "parse_json", "read_json", "read_text", "read_yaml"]
+__all__ = [
+    "atomic_write",
+    "describe_os_error",
+    "first_few",
+    "matches",
+    "parse_json",
+    "read_json",
+    "read_text",
+    "read_yaml",
+]
 
 MAX_TEXT_FILE = 4 << 20  # 字节;两万多个类别名的 config.json 是 1 MB
 MAX_YAML = 128 << 10  # 字节;读一秒钟
 
 
-def atomic_write(path, data):
+def atomic_write(path: str | Path, data: bytes | Iterable[bytes]) -> None:
     """把字节写进文件:要么完整地换成新内容,要么旧文件原样。
 
     Args:
@@ -41,7 +54,7 @@ def atomic_write(path, data):
             temporary.unlink()
 
 
-def describe_os_error(error, path):
+def describe_os_error(error: OSError, path: str | Path) -> str:
     """把读写文件时的 ``OSError`` 说成一句中文。"""
     path = error.filename or path
     reasons = {
@@ -56,10 +69,10 @@ def describe_os_error(error, path):
         errno.EEXIST: f"{path} 已经存在而且不是目录:请换一个路径。",
         errno.ENAMETOOLONG: "文件名太长:请换一个短一些的路径。",
     }
-    return reasons.get(error.errno, f"读写 {path} 时出错({error.strerror}):请检查磁盘和路径。")
+    return reasons.get(error.errno or 0, f"读写 {path} 时出错({error.strerror}):请检查磁盘和路径。")
 
 
-def read_text(path, limit=MAX_TEXT_FILE):
+def read_text(path: str | Path, limit: int = MAX_TEXT_FILE) -> str:
     """读一个小的文本文件(设置、说明、换名表、类别名)。
 
     Args:
@@ -84,7 +97,7 @@ def read_text(path, limit=MAX_TEXT_FILE):
         raise UserError(f"{path} 不是 UTF-8 编码的文字:请用 UTF-8 另存。") from None
 
 
-def read_yaml(path):
+def read_yaml(path: str | Path) -> Any:
     """读一个 YAML 文件;什么也不执行,也不许用 ``&``、``*`` 引用(几行引用能展开成几 GB)。
 
     Args:
@@ -96,7 +109,7 @@ def read_yaml(path):
     Raises:
         UserError: 见 ``read_text``;或不是合法的 YAML。
     """
-    import yaml
+    import yaml  # 导入各层时用不到
 
     class Loader(yaml.SafeLoader):
         def compose_node(self, parent, index):
@@ -113,7 +126,7 @@ def read_yaml(path):
         raise UserError(f"{path} 不是合法的 YAML:{where}有误,请按 名字: 值 一行一个来写,检查缩进和引号。") from None
 
 
-def read_json(path, pattern=None, advice="请换一个备份,或重新训练"):
+def read_json(path: Path, pattern: dict | None = None, advice: str = "请换一个备份,或重新训练") -> Any:
     """读一个 JSON 文件(字典);没有这个文件时是 ``None``。
 
     Args:
@@ -132,7 +145,7 @@ def read_json(path, pattern=None, advice="请换一个备份,或重新训练"):
     return value
 
 
-def parse_json(text):
+def parse_json(text: str) -> Any:
     """JSON 文字的值;不是 JSON、嵌套得太深时是 ``None``。"""
     try:
         return json.loads(text)
@@ -140,7 +153,7 @@ def parse_json(text):
         return None
 
 
-def matches(value, pattern):
+def matches(value: Any, pattern: Any) -> bool:
     """读回的 JSON 是不是应有的样子。
 
     Args:
@@ -161,3 +174,8 @@ def matches(value, pattern):
     if isinstance(value, int) and value.bit_length() > 63:  # 太大的整数不能当小数来算
         return False
     return isinstance(value, (int, float) if pattern is float else pattern)
+
+
+def first_few(names: Sequence[str]) -> str:
+    """提示里列出的名字:只写前三个。"""
+    return "、".join(names[:3]) + ("…" if len(names) > 3 else "")

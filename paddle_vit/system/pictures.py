@@ -1,9 +1,27 @@
 """画给人看的图:图像网格、混淆矩阵、错得最离谱的图像。matplotlib 只在用到时导入。"""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 from PIL import Image
 
-__all__ = ["confusion_figure", "image_grid", "mistakes_figure", "use_chinese_font"]
+if TYPE_CHECKING:  # 只给编辑器看:导入它要半秒以上
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "Words",
+    "confusion_figure",
+    "draw",
+    "figure_and_words",
+    "image_grid",
+    "mistakes_figure",
+    "to_array",
+    "to_pillow",
+    "use_chinese_font",
+]
 
 _CJK_FONTS = (
     "Noto Sans CJK SC",
@@ -31,7 +49,7 @@ def _families(font):
     return [font, "DejaVu Sans"]
 
 
-def use_chinese_font():
+def use_chinese_font() -> str | None:
     """让之后用 ``matplotlib.pyplot`` 画的图能写中文,在笔记本(notebook)开头调用一次。
 
     改的是全局设置 ``matplotlib.rcParams``:字体,以及负号用普通的减号(有的中文字体没有 U+2212)。
@@ -47,33 +65,47 @@ def use_chinese_font():
     return font
 
 
-def figure_and_font(width, height):
-    """一张不经过 pyplot 的 matplotlib 图(不占全局状态),和它能写中文的字体名(没有时是 ``None``)。"""
+class Words:
+    """图里的文字:有中文字体时写中文,没有时写英文。
+
+    Attributes:
+        font (str | None): 能写中文的字体名。
+        style (dict): 文字的样式:用得上的中文字体;类别名里的 $ 不当作公式。
+        legend (dict): 图例的字体。
+    """
+
+    def __init__(self, font: str | None):
+        self.font = font
+        self.style = {"parse_math": False, **({"fontfamily": _families(font)} if font else {})}
+        self.legend = {"size": 8, **({"family": font} if font else {})}
+
+    def __call__(self, chinese: str, english: str) -> str:
+        """``chinese``,没有中文字体时 ``english``。"""
+        return chinese if self.font else english
+
+    def writable(self, text: str, otherwise: str) -> str:
+        """``text``;没有中文字体、而它写不出来时 ``otherwise``。"""
+        return text if self.font or text.isascii() else otherwise
+
+
+def figure_and_words(width: float, height: float) -> tuple[Figure, Words]:
+    """一张不经过 pyplot 的 matplotlib 图(不占全局状态,单位英寸),和写在它上面的 ``Words``。"""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, _chinese_font()
+    return figure, Words(_chinese_font())
 
 
-def draw(figure):
-    """把 ``figure_and_font`` 的图画成像素,uint8 [高, 宽, 3]。"""
-    figure.canvas.draw()
-    return np.array(figure.canvas.buffer_rgba())[..., :3]  # 底是白的,用不着透明度
+def draw(figure: Figure) -> np.ndarray:
+    """把 ``figure_and_words`` 的图画成像素,uint8 [高, 宽, 3]。"""
+    canvas: Any = figure.canvas
+    canvas.draw()
+    return np.array(canvas.buffer_rgba())[..., :3]  # 底是白的,用不着透明度
 
 
-def text_style(font):
-    """文字的样式:用得上的中文字体;类别名里的 $ 不当作公式。"""
-    return {"parse_math": False, **({"fontfamily": _families(font)} if font else {})}
-
-
-def _writable(text, font):
-    """没有中文字体时,把写不出来的名字换成 ``None``,由调用者改用序号。"""
-    return text if font or text.isascii() else None
-
-
-def image_grid(images, columns=8, min_side=64):
+def image_grid(images: np.ndarray, columns: int = 8, min_side: int = 64) -> np.ndarray:
     """把一批图像拼成网格。
 
     Args:
@@ -98,7 +130,7 @@ def image_grid(images, columns=8, min_side=64):
     return grid
 
 
-def confusion_figure(confusion, classes, title):
+def confusion_figure(confusion: np.ndarray, classes: Sequence[str], title: str) -> Figure:
     """混淆矩阵(confusion matrix)。
 
     Args:
@@ -111,14 +143,14 @@ def confusion_figure(confusion, classes, title):
     """
     K = len(classes)
     side = min(4 + 0.35 * K, 16)
-    figure, font = figure_and_font(side + 1, side)
-    style = text_style(font)
+    figure, words = figure_and_words(side + 1, side)
+    style = words.style
     axes = figure.subplots()
     share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, ax=axes, fraction=0.046)
     if K <= 30:
-        names = [_writable(name, font) or str(i) for i, name in enumerate(classes)]
+        names = [words.writable(name, str(i)) for i, name in enumerate(classes)]
         axes.set_xticks(range(K), names, rotation=45, ha="right", **style)
         axes.set_yticks(range(K), names, **style)
         for i in range(K):
@@ -126,13 +158,13 @@ def confusion_figure(confusion, classes, title):
                 if confusion[i, j]:
                     color = "white" if share[i, j] > 0.5 else "black"
                     axes.text(j, i, str(confusion[i, j]), ha="center", va="center", fontsize=8, color=color)
-    axes.set_xlabel("预测类别" if font else "predicted", **style)
-    axes.set_ylabel("真实类别" if font else "true", **style)
-    axes.set_title(_writable(title, font) or "confusion matrix", **style)
+    axes.set_xlabel(words("预测类别", "predicted"), **style)
+    axes.set_ylabel(words("真实类别", "true"), **style)
+    axes.set_title(words.writable(title, "confusion matrix"), **style)
     return figure
 
 
-def mistakes_figure(images, captions, title):
+def mistakes_figure(images: list[np.ndarray], captions: list[tuple[str, str, float]], title: str) -> Figure:
     """错得最离谱的图像,每张上方写真实类别和预测类别。
 
     Args:
@@ -145,14 +177,25 @@ def mistakes_figure(images, captions, title):
     """
     columns = min(6, max(len(images), 1))
     rows = max(-(-len(images) // columns), 1)
-    figure, font = figure_and_font(1.6 * columns, 1.9 * rows + 0.5)
-    style = text_style(font)
+    figure, words = figure_and_words(1.6 * columns, 1.9 * rows + 0.5)
+    style = words.style
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     for axis in axes:
         axis.axis("off")
     for axis, image, (true, predicted, probability) in zip(axes, images, captions):
-        axis.imshow(Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image), cmap="gray")
+        axis.imshow(to_pillow(image), cmap="gray")
         caption = f"{true} → {predicted} {probability:.0%}"
-        axis.set_title(_writable(caption, font) or f"{probability:.0%}", fontsize=9, **style)
-    figure.suptitle(_writable(title, font) or "worst mistakes (true → predicted)", **style)
+        axis.set_title(words.writable(caption, f"{probability:.0%}"), fontsize=9, **style)
+    figure.suptitle(words.writable(title, "worst mistakes (true → predicted)"), **style)
     return figure
+
+
+def to_pillow(array: np.ndarray) -> Image.Image:
+    """uint8 数组 [H, W, C] -> Pillow 图像,C 为 1 是灰度。"""
+    return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
+
+
+def to_array(image: Image.Image) -> np.ndarray:
+    """Pillow 图像 -> uint8 数组 [H, W, C]。"""
+    array = np.asarray(image)
+    return array[:, :, None] if array.ndim == 2 else array  # [H, W, C]

@@ -1,11 +1,14 @@
 """设备、线程、CPU 调优和随机种子。只有脚本和笔记本调用这里的函数,导入本身什么也不改。"""
 
+from __future__ import annotations
+
 import contextlib
 import ctypes
 import os
 import platform
 import random
 import sys
+from typing import Any
 
 import numpy as np
 import paddle
@@ -13,7 +16,15 @@ import paddle
 from ..errors import UserError
 from .processes import join_processes, local_processes, usable_cores
 
-__all__ = ["autocast", "autocast_dtype", "describe_runtime", "pick_device", "seed_everything", "setup_runtime"]
+__all__ = [
+    "autocast",
+    "autocast_dtype",
+    "describe_runtime",
+    "pick_device",
+    "seed_everything",
+    "seed_step",
+    "setup_runtime",
+]
 
 
 def _cpu_flags():
@@ -122,7 +133,7 @@ def _silence_logs():
             ctypes.c_int.in_dll(library, "_ZN3fLI17FLAGS_minloglevelE").value = 1
 
 
-def pick_device(device):
+def pick_device(device: str) -> str:
     """把 ``'auto'`` 换成 ``'gpu'``(有就用)或 ``'cpu'``。
 
     Raises:
@@ -139,7 +150,7 @@ def pick_device(device):
     return device
 
 
-def setup_runtime(device="auto", threads=None):
+def setup_runtime(device: str = "auto", threads: int | None = None) -> dict:
     """选设备,让 Paddle 在 CPU 上用足机器,并加入所在的一组训练进程。脚本和笔记本在做第一次计算之前调用一次。
 
     数值结果只有 float32 舍入上的差别。使用者自己设过的环境变量(``OMP_NUM_THREADS``、``MKL_DEBUG_CPU_TYPE``、
@@ -159,7 +170,7 @@ def setup_runtime(device="auto", threads=None):
     device = pick_device(device)
     paddle.disable_signal_handler()  # 否则被 SIGTERM 终止时 Paddle 打印一屏 C++ 调用栈
     _silence_logs()
-    settings = dict(device=device, threads=None, mkl_path=None, malloc=None, stride_kernel=None, skipped={})
+    settings: dict = dict(device=device, threads=None, mkl_path=None, malloc=None, stride_kernel=None, skipped={})
     if device == "gpu":
         # launch 给每个进程一张可见的卡(FLAGS_selected_gpus);单进程时就是第 0 张
         index = os.environ.get("FLAGS_selected_gpus", "0").split(",")[0]  # noqa: SIM112  Paddle 起的名字
@@ -177,7 +188,7 @@ def setup_runtime(device="auto", threads=None):
     return settings
 
 
-def describe_runtime(settings):
+def describe_runtime(settings: dict) -> str:
     """把 ``setup_runtime`` 的结果说成一行。"""
     if settings["device"] == "gpu":
         text = f"设备 {paddle.device.get_device()}"
@@ -192,14 +203,19 @@ def describe_runtime(settings):
     return text + (f"(没有改的 {reasons})" if reasons else "")
 
 
-def seed_everything(seed):
+def seed_everything(seed: int) -> None:
     """设定 Python、NumPy 和 Paddle 的随机种子。"""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     paddle.seed(seed)
 
 
-def autocast_dtype(precision, device):
+def seed_step(seed, epoch, step, rank):
+    """每一步重设 Paddle 的随机数:dropout 只由 (seed, epoch, step, rank) 决定,从任何一步续训都一样。"""
+    paddle.seed(int(np.random.SeedSequence([seed, epoch, step, rank]).generate_state(1)[0]))
+
+
+def autocast_dtype(precision: str, device: str) -> str | None:
     """由 ``--precision`` 得到混合精度的类型;``None`` 表示全用 float32。
 
     Args:
@@ -218,7 +234,7 @@ def autocast_dtype(precision, device):
     return None if precision == "float32" else precision
 
 
-def autocast(precision):
+def autocast(precision: str | None) -> Any:
     """在 with 里用混合精度(mixed precision)计算;``autocast_dtype`` 给出 ``None`` 时照常用 float32。"""
     if precision is None:
         return contextlib.nullcontext()
