@@ -1,7 +1,7 @@
 """打开 VisualDL 看训练曲线,界面是中文。"""
 
 from paddle_vit.study.board import serve
-from paddle_vit.system.cli import ArgumentParser, run
+from paddle_vit.system.cli import ArgumentParser, run_main
 
 
 def main():
@@ -16,4 +16,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

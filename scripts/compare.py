@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from paddle_vit.config import parse_config
+from paddle_vit.runs.command_line import parse_config
 from paddle_vit.study.comparison import compare, parse_seeds, parse_vary
-from paddle_vit.system.cli import ArgumentParser, run
+from paddle_vit.system.cli import ArgumentParser, run_main
 
 
 def main():
@@ -28,4 +28,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

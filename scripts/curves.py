@@ -1,7 +1,7 @@
 """把几组运行的验证曲线画在一张图里。"""
 
-from paddle_vit.study.comparison import draw_curves, parse_groups
-from paddle_vit.system.cli import ArgumentParser, run
+from paddle_vit.study.curves import draw_curves, parse_groups
+from paddle_vit.system.cli import ArgumentParser, run_main
 
 
 def main():
@@ -18,4 +18,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

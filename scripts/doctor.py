@@ -3,7 +3,7 @@
 import sys
 
 from paddle_vit.study.doctor import load_records, report
-from paddle_vit.system.cli import ArgumentParser, run
+from paddle_vit.system.cli import ArgumentParser, run_main
 
 
 def main():
@@ -20,4 +20,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

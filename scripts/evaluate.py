@@ -4,8 +4,8 @@ import sys
 import time
 
 from paddle_vit.deploy.engines import add_engine_arguments, prediction_model
-from paddle_vit.runs.train import load_run, load_run_data
-from paddle_vit.system.cli import ArgumentParser, run
+from paddle_vit.runs.loading import load_run, load_run_data
+from paddle_vit.system.cli import ArgumentParser, run_main
 from paddle_vit.system.runtime import setup_runtime
 from paddle_vit.tasks.evaluation import evaluate
 
@@ -40,4 +40,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+from paddle_vit.data.images import expand_paths
 from paddle_vit.deploy.export import compare_precisions, export_model, real_images
-from paddle_vit.deploy.predictor import expand_paths
-from paddle_vit.runs.train import LoadedRun, load_model
-from paddle_vit.system.cli import ArgumentParser, run
+from paddle_vit.runs.loading import LoadedRun, load_model
+from paddle_vit.system.cli import ArgumentParser, run_main
 from paddle_vit.system.runtime import setup_runtime
 
 
@@ -44,4 +44,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

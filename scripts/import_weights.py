@@ -4,7 +4,7 @@ from pathlib import Path
 
 from paddle_vit.errors import UserError
 from paddle_vit.family.models import create_model
-from paddle_vit.system.cli import ArgumentParser, run
+from paddle_vit.system.cli import ArgumentParser, run_main
 from paddle_vit.system.files import atomic_write
 from paddle_vit.weights import export_weights, propose_table
 from paddle_vit.weights.conversion import import_weights, parse_settings, read_class_names
@@ -61,4 +61,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

@@ -2,9 +2,10 @@
 
 import sys
 
+from paddle_vit.data.images import expand_paths
 from paddle_vit.deploy.engines import add_engine_arguments
-from paddle_vit.deploy.predictor import Predictor, expand_paths
-from paddle_vit.system.cli import ArgumentParser, run
+from paddle_vit.deploy.predictor import Predictor
+from paddle_vit.system.cli import ArgumentParser, run_main
 from paddle_vit.system.runtime import setup_runtime
 
 
@@ -32,4 +33,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

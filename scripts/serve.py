@@ -2,10 +2,11 @@
 
 import sys
 
+from paddle_vit.deploy.classifier import Classifier
 from paddle_vit.deploy.engines import add_engine_arguments
-from paddle_vit.deploy.page import Classifier, serve
+from paddle_vit.deploy.page import serve
 from paddle_vit.deploy.predictor import Predictor
-from paddle_vit.system.cli import ArgumentParser, run
+from paddle_vit.system.cli import ArgumentParser, run_main
 from paddle_vit.system.runtime import setup_runtime
 
 
@@ -30,4 +31,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-from paddle_vit.reports import terminal
-from paddle_vit.runs.train import load_run
-from paddle_vit.study.attention_pictures import data_to_look_at, draw_attention, measure_figure_share, pictures_to_show
-from paddle_vit.system.cli import ArgumentParser, pair_of_numbers, run
+from paddle_vit.runs.loading import load_run
+from paddle_vit.study.attention_pictures import data_to_look_at, draw_attention, pictures_to_show
+from paddle_vit.study.attention_share import measure_figure_share
+from paddle_vit.system.cli import ArgumentParser, pair_of_numbers, run_main
 from paddle_vit.system.runtime import setup_runtime
+from paddle_vit.system.tables import terminal
 
 
 def main():
@@ -43,4 +44,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)
