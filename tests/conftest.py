@@ -1,21 +1,34 @@
 import os
 import shutil
+import signal
 import socket
-import subprocess
-import sys
-from pathlib import Path
+
+# 几个测试进程和它们起动的训练挤在几个核上:等着的线程马上睡,不要空转(Intel OpenMP 默认空转 0.2 秒)
+os.environ.setdefault("KMP_BLOCKTIME", "0")
 
 import numpy as np
 import paddle
 import pytest
+from filelock import FileLock
 from PIL import Image
+from support.running import TINY, end_all, run_script
 
-ROOT = Path(__file__).parents[1]
-# 一次几秒钟的训练
-TINY = (
-    "--recipe none --patch-size 4 --embed-dim 8 --depth 1 --num-heads 2 --epochs 2 --batch-size 128 --lr 0.01 "
-    "--crop-padding 1 --ema 0.9 --dropout 0.1 --mixup 0.2 --position-embedding learnable"
-).split()
+
+def pytest_configure(config):
+    """在后台(``pytest &``)运行时 SIGINT 被忽略,子进程会继承;要发它给它们,先恢复原样。"""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items):
+    """慢的测试时限宽一些;最慢的先做:两个进程分着跑时,最后不会只剩它。"""
+    for item in items:
+        if "default_run" in item.fixturenames:
+            item.add_marker(pytest.mark.timeout(1800))  # 含训练,或等别的测试进程训练完
+        elif item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(900))
+    items.sort(key=lambda item: item.get_closest_marker("timeout") is None)
+    items.sort(key=lambda item: "default_run" not in item.fixturenames)
 
 
 @pytest.fixture(autouse=True)
@@ -24,35 +37,36 @@ def fixed_seed():
     np.random.seed(0)
 
 
-def run_script(name, *args, check=None, timeout=300, cwd=None, env=None):
-    """运行 scripts/ 里的脚本;check 是期望的状态码。"""
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *map(str, args)],
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        cwd=cwd,
-        env={**os.environ, "PYTHONIOENCODING": "utf-8", **(env or {})},
-    )
-    if check is not None:
-        assert done.returncode == check, done.stdout + done.stderr
-    return done
+@pytest.fixture(autouse=True)
+def no_process_is_left():
+    yield
+    end_all()
+
+
+def made_once(tmp_path_factory, name, make):
+    """几个测试进程共用的目录:谁先要,谁来做,别的等它做完。"""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    with FileLock(str(root / f"{name}.lock")):
+        if not (root / name / "done").exists():
+            (root / name).mkdir()
+            make(root / name)
+            (root / name / "done").touch()
+    return root / name
 
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory):
     """一个训练完的小运行,只读。"""
-    directory = tmp_path_factory.mktemp("runs") / "tiny"
-    run_script("train", *TINY, "--output", directory, check=0)
-    return directory
+    make = lambda directory: run_script("train", *TINY, "--output", directory / "tiny", check=0)
+    return made_once(tmp_path_factory, "runs", make) / "tiny"
 
 
 @pytest.fixture(scope="session")
 def default_run(tmp_path_factory):
     """README 的第二步,原样执行:自带的 digits 上的默认训练;只读。"""
-    directory = tmp_path_factory.mktemp("default")
-    run_script("train", cwd=directory, check=0, timeout=900)
-    (run,) = (directory / "runs").iterdir()
+    make = lambda directory: run_script("train", cwd=directory, check=0, timeout=1500)
+    (run,) = (made_once(tmp_path_factory, "default", make) / "runs").iterdir()
     return run
 
 

@@ -5,8 +5,9 @@ import pytest
 import yaml
 
 from paddle_vit import UserError, ViT, create_model
-from paddle_vit.config import RECIPES, Config, _choices, load_config, make_config, parse_config, save_config
-from paddle_vit.data.sources import DataInfo
+from paddle_vit.config import Config, all_settings, load_config, make_config, save_config
+from paddle_vit.data.info import DataInfo
+from paddle_vit.runs.command_line import RECIPES, parse_config
 
 INFO = DataInfo("digits", ("零", "一", "二"), 1, 8, (0.5,), (0.5,), {})
 
@@ -49,11 +50,11 @@ def test_a_named_model_keeps_its_shape():
 
 @pytest.mark.parametrize("name", ["pool", "position_embedding", "head"])
 def test_the_choices_are_the_models(name):
-    field = next(field for field in dataclasses.fields(Config) if field.name == name)
+    (setting,) = (setting for setting in all_settings() if setting.name == name)
     with pytest.raises(UserError) as error:
         ViT(**{name: "?"})
     offered = re.search("只能是 (.*) 之一", str(error.value)).group(1).split("、")
-    assert list(_choices(field)) == offered
+    assert list(setting.choices) == offered
     for choice in offered:
         config = parse_config(["--recipe", "none", f"--{name.replace('_', '-')}", choice])
         create_model(**{"patch_size": 4, "depth": 1, **config.model_arguments(INFO)})
@@ -107,7 +108,6 @@ def test_help_lists_every_setting_in_chinese(capsys):
         (["--seed", "99999999999999999999"], ("--seed", "小于")),
         (["--model", "resnet"], ("resnet", "vit_base")),
         (["--recipe", "nothing"], ("nothing", "digits")),
-        (["--init-from", "runs/x"], ("--init-from", "--weights")),
         (["--layer-decay", "0"], ("--layer-decay", "大于 0")),
         (["--layer-decay", "1.1"], ("--layer-decay", "小于等于 1")),
         (["--distillation", "soft"], ("soft", "--teacher")),
@@ -132,7 +132,6 @@ def test_errors_name_the_value_and_the_expectation(argv, words):
     [
         ("epoch: 3", ("epoch", "epochs")),
         ("qkv_biass: true", ("qkv_biass", "qkv_bias")),
-        ("init_from: no/such/run", ("no/such/run",)),
         ("flip: perhaps", ("flip", "perhaps", "true", "bad.yaml")),
         ("lr: abc", ("bad.yaml", "lr", "abc")),
         ("3: 4", ("3",)),

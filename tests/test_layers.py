@@ -209,7 +209,7 @@ def test_encoder_layer_agrees_with_paddle():
 
 def numpy_norm(x, layer):
     x = x.astype("float64")
-    x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + layer._epsilon)
+    x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + layer.epsilon)
     return x * layer.weight.numpy() + layer.bias.numpy()
 
 

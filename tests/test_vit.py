@@ -1,3 +1,5 @@
+import inspect
+
 import numpy as np
 import paddle
 import pytest
@@ -52,8 +54,8 @@ VARIANTS = [
     dict(pool="cls", position_embedding="sincos", drop_path=0.2, dropout=0.1, attention_dropout=0.1),
     dict(image_size=(8, 12), patch_size=(4, 3), qk_scale=0.3, mlp_ratio=2.0),
     dict(class_token=True, position_embedding="learnable"),
-    dict(pool="cls", distillation=True, position_embedding="learnable"),
-    dict(pool="cls", distillation=True, register_tokens=3, norm_after_pool=True, head="mlp"),
+    dict(pool="cls", distillation_token=True, position_embedding="learnable"),
+    dict(pool="cls", distillation_token=True, register_tokens=3, norm_after_pool=True, head="mlp"),
     dict(register_tokens=2, norm_after_pool=True, position_embedding="sincos"),
     dict(layer_scale=1e-4, qk_norm=True, qkv_bias=True, epsilon=1e-3),
 ]
@@ -73,7 +75,7 @@ def test_every_parameter_receives_a_gradient(options):
         assert np.abs(gradient).max() > 0, name
 
 
-ALL_TOKENS = dict(pool="cls", distillation=True, register_tokens=3)
+ALL_TOKENS = dict(pool="cls", distillation_token=True, register_tokens=3)
 
 
 def test_default_parameters_keep_their_names_and_shapes():
@@ -109,7 +111,7 @@ def test_default_parameters_keep_their_names_and_shapes():
 
 def test_options_add_these_parameters():
     plain = set(ViT(**SMALL, pool="cls").state_dict())
-    options = dict(distillation=True, register_tokens=3, norm_after_pool=True, layer_scale=0.1, qk_norm=True)
+    options = dict(distillation_token=True, register_tokens=3, norm_after_pool=True, layer_scale=0.1, qk_norm=True)
     model = ViT(**SMALL, pool="cls", **options)
     state = {name: list(value.shape) for name, value in model.state_dict().items()}
     blocks = ["attn.q_norm.weight", "attn.q_norm.bias", "attn.k_norm.weight", "attn.k_norm.bias"]
@@ -142,7 +144,9 @@ def test_order_of_the_tokens_and_their_positions(options, position_embedding):
     x = paddle.randn([2, 1, 8, 8])
     special = [token.numpy()[0] for token in (model.class_token, model.distillation_token) if token is not None]
     expected = np.concatenate([*(np.stack([token] * 2) for token in special), model.patch_embed(x).numpy()], axis=1)
-    assert len(special) == (options.get("pool") == "cls" or options.get("class_token", 0)) + ("distillation" in options)
+    assert len(special) == (options.get("pool") == "cls" or options.get("class_token", 0)) + (
+        "distillation_token" in options
+    )
     if position_embedding != "none":
         table = model.position_embedding.numpy()
         assert table.shape == (1, len(special) + 4, 8)
@@ -166,7 +170,7 @@ def test_registers_have_no_order():
 
 def layer_norm(x, layer):
     x = x.astype("float64")
-    x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + layer._epsilon)
+    x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + layer.epsilon)
     return x * layer.weight.numpy() + layer.bias.numpy()
 
 
@@ -222,12 +226,12 @@ def test_layer_scale_of_zero_turns_every_block_off():
 
 def test_epsilon_and_qk_norm_reach_every_layer():
     model = ViT(**SMALL, head="mlp", norm_after_pool=True, qk_norm=True, epsilon=1e-3)
-    norms = {name: layer._epsilon for name, layer in model.named_sublayers() if isinstance(layer, paddle.nn.LayerNorm)}
+    norms = {name: layer.epsilon for name, layer in model.named_sublayers() if isinstance(layer, paddle.nn.LayerNorm)}
     blocks = [
         f"encoders.{i}.{name}" for i in range(2) for name in ("attn_norm", "attn.q_norm", "attn.k_norm", "mlp_norm")
     ]
     assert norms == dict.fromkeys([*blocks, "pool_norm", "head.0"], 1e-3)
-    assert ViT(**SMALL).norm._epsilon == 1e-5
+    assert ViT(**SMALL).norm.epsilon == 1e-5
 
 
 def permute_patches(x, order):
@@ -271,7 +275,7 @@ def test_class_token_pool_reads_the_first_token():
 @pytest.mark.parametrize("position_embedding", ["sincos", "sincos1d"])
 @pytest.mark.parametrize("distillation", [False, True])
 def test_sincos_is_fixed_and_not_saved(position_embedding, distillation):
-    model = ViT(**SMALL, pool="cls", distillation=distillation, position_embedding=position_embedding)
+    model = ViT(**SMALL, pool="cls", distillation_token=distillation, position_embedding=position_embedding)
     assert "position_embedding" not in model.state_dict()
     assert "position_embedding" not in dict(model.named_parameters())
     zero = np.abs(model.position_embedding.numpy()[0]).sum(axis=1) == 0
@@ -298,7 +302,7 @@ def test_heads():
     assert ViT(**{**SMALL, "num_classes": 0}, **ALL_TOKENS)(paddle.zeros([2, 1, 8, 8])).shape == [2, 8]
     two = ViT(**SMALL, **ALL_TOKENS, head="mlp")
     assert two.head[3].weight.shape == two.distillation_head[3].weight.shape == [32, 3]
-    with pytest.raises(UserError, match="distillation=True"):
+    with pytest.raises(UserError, match="distillation_token=True"):
         ViT(**SMALL, pool="cls").forward_heads(paddle.zeros([2, 1, 8, 8]))
 
 
@@ -314,8 +318,8 @@ def test_heads():
         (dict(num_heads=3), ("8", "3")),
         (dict(patch_size=3), ("3", "8")),
         (dict(pool="cls", class_token=False), ("pool='cls'", "class_token=False")),
-        (dict(distillation=True), ("distillation=True", "pool='avg'", "pool='cls'")),
-        (dict(distillation=True, class_token=True), ("distillation=True", "pool='avg'", "pool='cls'")),
+        (dict(distillation_token=True), ("distillation_token=True", "pool='avg'", "pool='cls'")),
+        (dict(distillation_token=True, class_token=True), ("distillation_token=True", "pool='avg'", "pool='cls'")),
         (dict(register_tokens=-1), ("register_tokens", "-1")),
         (dict(register_tokens=1.5), ("register_tokens", "1.5")),
     ],
@@ -324,3 +328,13 @@ def test_errors(options, words):
     with pytest.raises(UserError) as error:
         ViT(**{**SMALL, **options})
     assert all(word in str(error.value) for word in words)
+
+
+def test_the_settings_are_the_arguments():
+    model = ViT(**SMALL, **ALL_TOKENS, epsilon=1e-6)
+    defaults = {name: value.default for name, value in inspect.signature(ViT).parameters.items()}
+    assert model.settings == {**defaults, **SMALL, **ALL_TOKENS, "epsilon": 1e-6}
+    again = ViT(**model.settings)
+    assert {name: value.shape for name, value in again.state_dict().items()} == {
+        name: value.shape for name, value in model.state_dict().items()
+    }

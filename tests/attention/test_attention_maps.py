@@ -6,23 +6,24 @@ import paddle.nn.functional as F
 import pytest
 
 from paddle_vit import Attention, UserError, ViT, functional
-from paddle_vit.attention.maps import (
-    attention_distance,
-    attention_weights,
+from paddle_vit.attention.figures import (
     distance_figure,
     filters_figure,
-    gradient_rollout,
     heads_figure,
     maps_figure,
     overlay,
     position_figure,
+    side_by_side,
+)
+from paddle_vit.attention.maps import (
+    attention_distance,
+    gradient_rollout,
     position_similarity,
     position_table,
-    record_attention,
     rollout,
-    side_by_side,
     token_map,
 )
+from paddle_vit.attention.recording import attention_weights, record_attention
 from paddle_vit.family.swin import SwinTransformer
 from paddle_vit.system import pictures
 
@@ -33,7 +34,7 @@ KINDS = [
     ("avg", "learnable", (8, 12), (4, 2), 3, {}),
     ("cls", "sincos", (12, 8), 4, 1, {}),
     ("cls", "none", 8, 2, 3, {}),
-    ("cls", "learnable", (8, 12), (4, 2), 1, dict(distillation=True, register_tokens=3)),
+    ("cls", "learnable", (8, 12), (4, 2), 1, dict(distillation_token=True, register_tokens=3)),
     ("avg", "learnable", 8, 4, 3, dict(class_token=True, register_tokens=2)),
 ]
 # 汇聚方式、别的 token、它们的个数、分类头用到的 token
@@ -41,8 +42,8 @@ PREFIXES = [
     ("avg", {}, 0, slice(0, None)),
     ("cls", {}, 1, slice(0, 1)),
     ("avg", dict(class_token=True, register_tokens=2), 3, slice(3, None)),
-    ("cls", dict(distillation=True), 2, slice(0, 2)),
-    ("cls", dict(distillation=True, register_tokens=3), 5, slice(0, 2)),
+    ("cls", dict(distillation_token=True), 2, slice(0, 2)),
+    ("cls", dict(distillation_token=True, register_tokens=3), 5, slice(0, 2)),
 ]
 
 
@@ -332,7 +333,7 @@ def test_position_similarity_equals_the_formula():
             np.testing.assert_allclose(similarity[i, j], cosine, atol=1e-6)
     np.testing.assert_array_equal(similarity[5], np.zeros(6))
     assert position_table(make_model("cls", "none")) is None
-    for tokens, special in (({}, 1), (dict(distillation=True, register_tokens=3), 2)):
+    for tokens, special in (({}, 1), (dict(distillation_token=True, register_tokens=3), 2)):
         model = make_model("cls", "learnable", tokens=tokens)
         np.testing.assert_array_equal(position_table(model), model.position_embedding.numpy()[0, special:])
 
@@ -379,7 +380,7 @@ def test_figures_have_chinese_titles_that_render(kind, tmp_path):
             figure.savefig(tmp_path / f"{i}.png")
             assert (tmp_path / f"{i}.png").stat().st_size > 3000
             texts = [text.get_text() for text in figure.findobj(Text)]
-            if pictures.figure_and_font(1, 1)[1]:
+            if pictures.figure_and_words(1, 1)[1].font:
                 assert any("\u4e00" <= letter <= "\u9fff" for text in texts for letter in text)
 
 
@@ -405,7 +406,7 @@ def test_side_by_side_shows_the_original_pixels():
 
 
 def test_principal_components_equal_the_covariance_eigenvectors():
-    from paddle_vit.attention.maps import _filter_components
+    from paddle_vit.attention.figures import _filter_components
 
     kernels = rng.standard_normal((40, 3, 2, 2)) * np.arange(1, 13).reshape(3, 2, 2)
     components, shares = _filter_components(kernels, 5)

@@ -3,22 +3,20 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
-import time
 
 import numpy as np
 import paddle
 import pytest
-from conftest import ROOT, run_script
 from paddle import nn
 from PIL import Image
-from test_scripts import assert_one_chinese_line
+from support.running import assert_one_chinese_line, finish, run_script, script, start, wait_for
 
-from paddle_vit import UserError, ViT, benchmark, count_parameters, reports
-from paddle_vit.contenders.lesson_vit import LessonViT
+from benchmark import race, teams
+from benchmark.contenders.lesson_vit import LessonViT
+from paddle_vit import UserError, ViT, count_parameters
 
-ARCHITECTURES = {name: architecture for name, (architecture, _) in benchmark._MODELS.items()}
+ARCHITECTURES = {name: architecture for name, (architecture, _) in race.MODELS.items()}
 linux_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="只在 Linux 上试过")
 
 
@@ -49,14 +47,14 @@ def counted_flops(architecture):
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_flops_equal_an_independent_count(name):
-    assert benchmark.forward_flops(**ARCHITECTURES[name]) == counted_flops(ARCHITECTURES[name])
+    assert race.forward_flops(**ARCHITECTURES[name]) == counted_flops(ARCHITECTURES[name])
 
 
 def test_flops_by_hand():
     # 2x2 个图块,图块 3x3x1,D=4,1 层,5 类,4 个 token:4*4*9 + 4*12*16 + 2*4*4*4 + 4*5 = 1060 次乘加
-    assert benchmark.forward_flops(6, 3, 1, 5, 4, 1, 2, "avg") == 2 * 1060
+    assert race.forward_flops(6, 3, 1, 5, 4, 1, 2, "avg") == 2 * 1060
     published = 1.26e9  # ViT-Ti/16 前向的乘加次数
-    assert benchmark.forward_flops(**ARCHITECTURES["ViT-Ti/16"]) / 2 == pytest.approx(published, rel=0.01)
+    assert race.forward_flops(**ARCHITECTURES["ViT-Ti/16"]) / 2 == pytest.approx(published, rel=0.01)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -92,7 +90,7 @@ def test_quick_race_writes_everything(tmp_path, python_without_packages):
     expected |= {("train", f"ours-{cores}-processes")} if cores > 1 else set()
     assert expected <= {key for key, row in rows.items() if "unavailable" not in row}
     assert len({rows[key]["parameters"] for key in expected}) == 1
-    architecture, batch = benchmark._QUICK_MODELS["tiny"]
+    architecture, batch = race.QUICK_MODELS["tiny"]
     for task, contender in expected:
         row = rows[task, contender]
         assert row["slowest"] <= row["images_per_second"] <= row["fastest"]
@@ -119,27 +117,13 @@ def test_quick_growth(tmp_path):
     assert Image.open(tmp_path / "growth.png").size[0] > 500
 
 
-@pytest.mark.slow
-@linux_only
-def test_quick_slowdown_really_makes_denormals(tmp_path):
-    run_script("benchmark", "--quick", "--slowdown", "--steps", "10", "--output", tmp_path, check=0)
-    result = json.loads((tmp_path / "slowdown.json").read_text(encoding="utf-8"))
-    shares = {(trial["data"], trial["flush"]): trial["subnormal_after"] for trial in result["trials"]}
-    assert shares["ordinary", False]["gradients"] == 0
-    assert shares["forward", False]["activations"] > 0.2 and shares["forward", True]["activations"] < 0.01
-    assert shares["backward", False]["gradients"] > 0.5 and shares["backward", True]["gradients"] < 0.01
-    assert shares["backward", False]["moments"] > 0.2
-    assert all(len(trial["seconds_per_step"]) == 2 for trial in result["trials"])
-    assert Image.open(tmp_path / "slowdown.png").size[0] > 500
-
-
 @linux_only
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="没有安装 PyTorch")
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_pytorch_is_the_same_size(name):
-    contender = next(one for one in benchmark._contenders(1) if one.key == "torch-float32")
+    contender = next(one for one in teams.contenders(1) if one.key == "torch-float32")
     spec = {"architecture": ARCHITECTURES[name], "batch": 1, "task": "predict", "mode": "float32", "threads": 1}
-    with benchmark.Team(contender) as team:
+    with teams.Team(contender) as team:
         (reply,) = team.ask("build", spec)
     assert reply["parameters"] == count_parameters(our_model(ARCHITECTURES[name]))
 
@@ -150,8 +134,6 @@ def test_pytorch_is_the_same_size(name):
         (["--round", "3"], ["--round", "--rounds"]),
         (["--only", "both"], ["both", "training"]),
         (["--rounds", "0"], ["--rounds", "0"]),
-        (["--steps", "1", "--slowdown"], ["--steps", "1"]),
-        (["--growth", "--slowdown"], ["--growth", "--slowdown"]),
         (["--peer-python", "/no/such/python", "--quick"], ["--peer-python", "/no/such/python"]),
         (["--peer-python", "/bin/false", "--quick"], ["--peer-python", "/bin/false"]),
         (["--output", "/dev/null/x", "--quick"], ["/dev/null"]),
@@ -163,8 +145,8 @@ def test_bad_arguments(tmp_path, args, words):
 
 
 def test_a_crashed_contender_is_one_line():
-    crashing = benchmark.Contender("crash", "坏的", "no_such_file.py", "")
-    with benchmark.Team(crashing) as team, pytest.raises(UserError) as error:
+    crashing = teams.Contender("crash", "坏的", "no_such_file.py", "")
+    with teams.Team(crashing) as team, pytest.raises(UserError) as error:
         team.ask("build", {})
     assert re.search(r"坏的.*状态码 2.*no_such_file", str(error.value)) and "\n" not in str(error.value)
 
@@ -187,40 +169,18 @@ def marked_processes(mark):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_nothing_is_left_behind(tmp_path, number):
     mark = f"BENCHMARK_TEST={tmp_path}"
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "scripts" / "benchmark.py"), "--quick", "--only", "training", "--rounds", "1000"],
+    process = start(
+        [sys.executable, script("benchmark"), "--quick", "--only", "training", "--rounds", "1000"],
         cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONIOENCODING": "utf-8", "BENCHMARK_TEST": str(tmp_path)},
     )
-    text = b""
-    while b"2/1000" not in text:
+    text = ""
+    while "2/1000" not in text:
         letter = process.stdout.read(1)
-        assert letter, process.stderr.read().decode()
+        assert letter, process.stderr.read()
         text += letter
     assert len(marked_processes(mark)) >= 4
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-    deadline = time.monotonic() + 30
-    while marked_processes(mark) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not marked_processes(mark)
+    _, errors = finish(process, number)
+    wait_for(lambda: not marked_processes(mark))
     if number == signal.SIGINT:
-        assert process.returncode == 130 and errors.decode().startswith("已中断。") and errors.count(b"\n") == 1
-
-
-@linux_only
-def test_flush_denormals():
-    small = paddle.full([64], 1e-39)
-    try:
-        assert benchmark.flush_denormals()
-        assert float((small * 0.7).numpy().view("uint32").sum()) == 0
-    finally:
-        benchmark.flush_denormals(False)
-    assert float((small * 0.7).numpy().view("uint32").sum()) > 0
-
-
-def test_wide_characters_are_aligned():
-    text = reports.terminal([["", "图像/秒"], ["课程写法", "1.0"], ["ours", "10.0"]])
-    assert text.splitlines() == ["          图像/秒", "--------  -------", "课程写法      1.0", "ours         10.0"]
+        assert process.returncode == 130 and errors.startswith("已中断。") and errors.count("\n") == 1

@@ -4,28 +4,16 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import ROOT
-from support.planted import PLANTED
+from support.planted import PLANTED, SOLUTIONS, planted
+from support.running import ROOT
 
-from paddle_vit import UserError, grading
-from paddle_vit.grading import machinery
-
-SOLUTIONS = ROOT / "tests" / "solutions"
+from homework import grading
+from homework.grading import machinery
+from paddle_vit import UserError
 
 
 def grade(path):
     return grading.grade(grading.exercise(int(path.name[2])), path)
-
-
-def planted(tmp_path, name, patches):
-    """A solution with each old text replaced by the new one."""
-    source = (SOLUTIONS / f"{name}.py").read_text(encoding="utf-8")
-    for old, new in patches:
-        assert old in source, old
-        source = source.replace(old, new)
-    path = tmp_path / f"{name}.py"
-    path.write_text(source, encoding="utf-8")
-    return path
 
 
 def mistakes(results):

@@ -4,12 +4,13 @@ import shutil
 import time
 
 import pytest
-from conftest import ROOT, run_script
-from test_grading import planted
+from support.planted import planted
+from support.running import ROOT, run_script
 
-from paddle_vit import UserError, grading
-from paddle_vit.grading import folder, worker
-from paddle_vit.grading.machinery import FAILED, PASSED, SKIPPED, Result
+from homework import grading
+from homework.grading import folder, worker
+from homework.grading.machinery import FAILED, PASSED, SKIPPED, Result
+from paddle_vit import UserError
 from paddle_vit.system import cli
 
 SOLUTIONS = ROOT / "tests" / "solutions"
@@ -54,7 +55,7 @@ def homework(request, capsys, monkeypatch):
         main = runpy.run_path(str(ROOT / "scripts" / "homework.py"))["main"]
         status = 0
         try:
-            cli.run(main)
+            cli.run_main(main)
         except SystemExit as stopped:
             status = stopped.code
         return (status, *capsys.readouterr())

@@ -6,21 +6,15 @@ import tarfile
 import numpy as np
 import pytest
 from PIL import Image
+from support.pictures import bad_folder
 
 from paddle_vit import UserError
 from paddle_vit.config import make_config
-from paddle_vit.data.sources import (
-    ArrayPart,
-    check_same_data,
-    evaluation_batches,
-    load_data,
-    load_info,
-    read_image,
-    save_info,
-    stratified_split,
-    to_input,
-    training_batches,
-)
+from paddle_vit.data.batches import evaluation_batches, training_batches
+from paddle_vit.data.images import read_image, to_input
+from paddle_vit.data.info import check_same_data, load_info, save_info
+from paddle_vit.data.parts import ArrayPart, stratified_split
+from paddle_vit.data.sources import load_data
 
 
 def pixels_of(part):
@@ -188,29 +182,6 @@ def test_exif_orientation(tmp_path):
     assert read_image(tmp_path / "x.jpg", 3).size == (4, 8)
 
 
-def bad_folder(root, kind):
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), "uint8"))
-    for name in ("a", "b"):
-        (root / "train" / name).mkdir(parents=True)
-        for i in range(4):
-            image.save(root / "train" / name / f"{i}.jpg")
-    target = root / "train" / "a" / "0.jpg"
-    if kind == "text":
-        (root / "train" / "a" / "note.png").write_text("not an image", encoding="utf-8")
-    elif kind == "truncated":
-        target.write_bytes(target.read_bytes()[:-700])
-    elif kind == "no image":
-        (root / "train" / "c").mkdir()
-        (root / "train" / "c" / "readme.txt").write_text("", encoding="utf-8")
-    elif kind == "few":
-        (root / "train" / "c").mkdir()
-        image.save(root / "train" / "c" / "1.jpg")
-    elif kind == "unknown class":
-        (root / "val" / "z").mkdir(parents=True)
-    elif kind == "empty val":
-        (root / "val" / "a").mkdir(parents=True)
-
-
 @pytest.mark.parametrize(
     "kind, word",
     [
@@ -353,7 +324,7 @@ def test_the_same_data_is_required(picture_folder):
 
 
 def test_random_streams_differ():
-    from paddle_vit.data.sources import _rng
+    from paddle_vit.data.batches import _rng
 
     firsts = [_rng(0, *key).random() for key in (("order", 0), ("order", 1), ("augment", 0, 0), ("augment", 0, 1))]
     firsts += [_rng(0, "mix", 0, 0).random(), _rng(1, "order", 0).random()]

@@ -4,35 +4,21 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
-from conftest import run_script
-from test_scripts import assert_one_chinese_line
+from support.engines import CPU, SMALL, SWIN, fast_model, has_bfloat16, has_openvino, needs_openvino, perturbed
+from support.running import assert_one_chinese_line, run_here, run_script
 
 from paddle_vit import UserError, ViT
 from paddle_vit.deploy import engines
-from paddle_vit.deploy.engines import FastModel, compile_model, prediction_model
-from paddle_vit.family.static_graph import save_weights, write_model
+from paddle_vit.deploy.engines import FastModel, prediction_model
+from paddle_vit.family.static_graph import write_model
+from paddle_vit.family.static_program import save_weights
 from paddle_vit.family.swin import SwinTransformer
 from paddle_vit.system import runtime as runtime_module
 from paddle_vit.tasks.evaluation import evaluate
 
-CPU = {"device": "cpu", "threads": 1}
-SMALL = dict(image_size=16, patch_size=4, in_channels=3, num_classes=7, embed_dim=24, depth=2, num_heads=3)
-_config = paddle.inference.Config()
-_config.enable_openvino_engine(paddle.inference.PrecisionType.Float32)
-has_openvino, has_bfloat16 = _config.openvino_engine_enabled(), runtime_module.has_bfloat16()
-needs_openvino = pytest.mark.skipif(not has_openvino, reason="这个 Paddle 没有编译 OpenVINO")
-
 
 def make_model(**settings):
     return perturbed(ViT(**{**SMALL, **settings}))
-
-
-def perturbed(model):
-    """权重远离初值的模型:初值里偏置是 0、class token 和位置编码很小,错了也看不出来。"""
-    for parameter in model.parameters():
-        parameter.set_value(parameter + 0.2 * paddle.randn(parameter.shape))
-    model.eval()
-    return model
 
 
 @paddle.no_grad()
@@ -57,22 +43,19 @@ def disagreement(model, fast, batch):
         dict(position_embedding="sincos", qkv_bias=True, dropout=0.5, attention_dropout=0.5, drop_path=0.5),
         dict(image_size=(8, 12), patch_size=(2, 4), in_channels=1, num_classes=0, mlp_ratio=1.5),
         dict(num_classes=1, num_heads=1),
-        dict(pool="cls", distillation=True, position_embedding="learnable", epsilon=1e-3),
-        dict(pool="cls", distillation=True, register_tokens=2, position_embedding="sincos", head="mlp"),
+        dict(pool="cls", distillation_token=True, position_embedding="learnable", epsilon=1e-3),
+        dict(pool="cls", distillation_token=True, register_tokens=2, position_embedding="sincos", head="mlp"),
         dict(class_token=True, register_tokens=3, position_embedding="learnable", norm_after_pool=True),
         dict(register_tokens=1, norm_after_pool=True, layer_scale=0.5),
         dict(pool="cls", qk_norm=True, qk_scale=0.7, layer_scale=0.5, qkv_bias=True, epsilon=1e-3),
-        dict(pool="cls", distillation=True, norm_after_pool=True, qk_norm=True, num_classes=0, depth=1),
+        dict(pool="cls", distillation_token=True, norm_after_pool=True, qk_norm=True, num_classes=0, depth=1),
     ],
 )
 def test_equals_the_eager_model(engine, settings):
     model = make_model(**settings)
-    fast = compile_model(model, engine, threads=1)
+    fast = fast_model(model, engine)
     for batch in (5, 1, 2, 5):
         assert disagreement(model, fast, batch) < 1e-4
-
-
-SWIN = dict(image_size=16, patch_size=2, in_channels=3, num_classes=7, embed_dim=12, depths=(2, 2), num_heads=(1, 2))
 
 
 @pytest.mark.parametrize("engine", [pytest.param("OpenVINO", marks=needs_openvino), "oneDNN"])
@@ -87,7 +70,7 @@ SWIN = dict(image_size=16, patch_size=2, in_channels=3, num_classes=7, embed_dim
 )
 def test_swin_equals_the_eager_model(engine, settings):
     model = perturbed(SwinTransformer(**{**SWIN, **settings}))
-    fast = compile_model(model, engine, threads=1)
+    fast = fast_model(model, engine)
     for batch in (3, 1, 4):
         assert disagreement(model, fast, batch) < 1e-4
 
@@ -134,13 +117,13 @@ def test_the_engine_is_chosen_by_the_work():
 
 def test_the_fast_model_keeps_its_weights_and_the_mode_of_paddle():
     model = make_model()
-    fast = compile_model(model, "oneDNN", threads=1)
+    fast = fast_model(model, "oneDNN")
     assert paddle.in_dynamic_mode()
     images = paddle.randn([2, 3, 16, 16])
     before = fast(images).numpy()
     model.head.bias.set_value(model.head.bias + 1)
     np.testing.assert_array_equal(fast(images).numpy(), before)
-    rebuilt = compile_model(model, "oneDNN", threads=1)(images).numpy()  # 权重换了,重新建的就不同
+    rebuilt = fast_model(model, "oneDNN")(images).numpy()  # 权重换了,重新建的就不同
     np.testing.assert_allclose(rebuilt, before + 1, rtol=1e-4, atol=1e-4)
     # 建静态图之后,动态图照样能求梯度,to_static 照样能用
     model.train()
@@ -186,7 +169,7 @@ def test_an_unknown_layer_in_the_head_is_named():
     model = make_model(num_classes=0)
     model.head = paddle.nn.Sequential(paddle.nn.Linear(24, 8), paddle.nn.Dropout(0.5), paddle.nn.Linear(8, 7))
     model.eval()
-    assert disagreement(model, compile_model(model, "oneDNN", threads=1), 2) < 1e-4  # 预测时没有 Dropout
+    assert disagreement(model, fast_model(model, "oneDNN"), 2) < 1e-4  # 预测时没有 Dropout
     model.head[1] = paddle.nn.ReLU()
     with pytest.raises(UserError, match="ReLU"):
         write_model(model)
@@ -235,7 +218,7 @@ def test_a_second_engine_is_tried(monkeypatch):
 @needs_openvino
 def test_a_failed_batch_is_an_error_and_not_the_batch_before(capfd):
     model = make_model()
-    fast = compile_model(model, threads=1)
+    fast = fast_model(model)
     fast(paddle.randn([2, 3, 16, 16]))
     with pytest.raises(UserError, match="16"):
         fast(paddle.randn([2, 3, 16, 20]))
@@ -246,15 +229,22 @@ def test_a_failed_batch_is_an_error_and_not_the_batch_before(capfd):
     assert disagreement(model, fast, 2) < 1e-4
 
 
-def test_bfloat16_needs_the_cpu_and_the_engine(monkeypatch):
+AVX2 = {"avx2", "fma"}
+AVX512 = {*AVX2, "avx512f", "avx512dq", "avx512bw", "avx512vl"}
+
+
+@pytest.mark.parametrize("vendor", ["AuthenticAMD", "GenuineIntel"])
+@pytest.mark.parametrize("flags", [AVX2, AVX512, {*AVX512, "avx512_bf16"}, {*AVX512, "amx_bf16"}, set()])
+def test_bfloat16_needs_the_engine_the_device_and_the_cpu_in_this_order(monkeypatch, vendor, flags):
+    monkeypatch.setattr(runtime_module, "_cpu_flags", lambda: (vendor, flags))
     model = make_model()
     with pytest.raises(UserError, match="--engine eager"):
         prediction_model(model, CPU, 1, "eager", "bfloat16")
     with pytest.raises(UserError, match="--device cpu"):
         prediction_model(model, {"device": "gpu", "threads": None}, 1, "auto", "bfloat16")
-    monkeypatch.setattr(runtime_module, "_cpu_flags", lambda: ("GenuineIntel", {"avx2"}))
-    with pytest.raises(UserError, match="float32"):
-        prediction_model(model, CPU, 1, "auto", "bfloat16")
+    if not flags & {"avx512_bf16", "amx_bf16"}:
+        with pytest.raises(UserError, match="float32"):
+            prediction_model(model, CPU, 1, "auto", "bfloat16")
 
 
 def test_evaluate_takes_the_fast_model():
@@ -263,7 +253,7 @@ def test_evaluate_takes_the_fast_model():
 
     data = load_data(Config())
     model = make_model(image_size=8, in_channels=1, num_classes=10)
-    fast = compile_model(model, "oneDNN", threads=1)
+    fast = fast_model(model, "oneDNN")
     expected = evaluate(model, data.test, data.info, 100)  # 360 张,最后一批 60 张
     found = evaluate(fast, data.test, data.info, 100)
     np.testing.assert_array_equal(found.classes[:, 0], expected.classes[:, 0])
@@ -286,8 +276,8 @@ def test_scripts(tiny_run, tmp_path):
         half = run_script("evaluate", tiny_run, "--precision", "bfloat16", check=0)
         assert "OpenVINO bfloat16" in half.stdout and half.stderr == ""
     assert sorted(path.name for path in tiny_run.iterdir()) == left  # 运行目录只读
-    assert_one_chinese_line(run_script("evaluate", tiny_run, "--engine", "eager", "--precision", "bfloat16"), "eager")
-    assert_one_chinese_line(run_script("evaluate", tiny_run, "--engine", "fast"), "fast", "inference")
+    assert_one_chinese_line(run_here("evaluate", tiny_run, "--engine", "eager", "--precision", "bfloat16"), "eager")
+    assert_one_chinese_line(run_here("evaluate", tiny_run, "--engine", "fast"), "fast", "inference")
 
 
 def test_predict_script(tiny_run, tmp_path):

@@ -8,16 +8,16 @@ import zlib
 import numpy as np
 import paddle
 import pytest
-from conftest import run_script
 from filelock import FileLock
 from PIL import Image, ImageOps
-from test_engines import CPU, SMALL, SWIN, has_bfloat16, has_openvino, perturbed
-from test_readme import blocks
-from test_scripts import assert_one_chinese_line
+from support.documents import blocks
+from support.engines import CPU, SMALL, has_bfloat16, has_openvino, perturbed
+from support.exports import FAMILIES, IMAGES, INFO, loaded
+from support.running import assert_one_chinese_line, run_script
 
 from paddle_vit import Predictor, UserError, ViT, create_model
-from paddle_vit.config import parse_config
-from paddle_vit.data.sources import DataInfo, varied_images
+from paddle_vit.data.info import DataInfo
+from paddle_vit.data.parts import varied_images
 from paddle_vit.deploy import export
 from paddle_vit.deploy.engines import FastModel
 from paddle_vit.deploy.export import (
@@ -28,21 +28,9 @@ from paddle_vit.deploy.export import (
     load_export,
     real_images,
 )
-from paddle_vit.family.swin import SwinTransformer
-from paddle_vit.runs.train import LoadedModel, load_model, load_run, load_run_data, train
-
-FAMILIES = {
-    "average": lambda: ViT(**SMALL, position_embedding="learnable"),
-    "class token": lambda: ViT(**SMALL, pool="cls", qkv_bias=True, register_tokens=2),
-    "distilled": lambda: ViT(**SMALL, pool="cls", distillation=True, layer_scale=0.5, qk_norm=True),
-    "swin": lambda: SwinTransformer(**SWIN, window_size=3),
-}
-INFO = DataInfo("test", tuple("甲乙丙丁戊己庚"), 3, 16, (0.5,) * 3, (0.25,) * 3, {})
-IMAGES = np.random.default_rng(1).standard_normal((20, 3, 16, 16)).astype("float32")
-
-
-def loaded(name):
-    return LoadedModel(f"{name}.safetensors", INFO, perturbed(FAMILIES[name]()), {"name": "vit"})
+from paddle_vit.runs.command_line import parse_config
+from paddle_vit.runs.loading import LoadedModel, load_model, load_run, load_run_data
+from paddle_vit.runs.train import train
 
 
 @paddle.no_grad()
@@ -157,16 +145,14 @@ def test_the_description_is_enough_to_use_the_onnx_file(channels, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name, picture", [("README.md", "图片.png"), ("README_en.md", "picture.png")])
-def test_the_program_of_the_readme_answers_like_the_predictor(name, picture, default_run, tmp_path, capsys):
+def test_the_program_of_the_page_answers_like_the_predictor(default_run, tmp_path, capsys):
     pytest.importorskip("onnxruntime", reason="没有装 onnxruntime")
     source = load_run(default_run)
     export_model(source, tmp_path / "export", real_images(source, count=4))
-    (program,) = (block for block in blocks(name, "python") if "onnxruntime" in block)
-    assert "runs/digits-…/export" in program and picture in program
-    program = program.replace("runs/digits-…/export", str(tmp_path / "export")).replace(
-        picture, str(tmp_path / "a.png")
-    )
+    (program,) = (block for block in blocks("docs/deploy.md", "python") if "onnxruntime" in block)
+    assert "runs/digits-…/export" in program and "图片.png" in program
+    program = program.replace("runs/digits-…/export", str(tmp_path / "export"))
+    program = program.replace("图片.png", str(tmp_path / "a.png"))
     _, images = varied_images(load_run_data(source).test, 5)
     for pixels in images:
         Image.fromarray(pixels[..., 0]).resize((30, 41)).save(tmp_path / "a.png")

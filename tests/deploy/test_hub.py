@@ -3,7 +3,7 @@
 import numpy as np
 import paddle
 import pytest
-from conftest import ROOT
+from support.running import ROOT
 
 from paddle_vit import UserError, export_weights, list_models
 

@@ -22,16 +22,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, run_script
 from PIL import Image
-from test_board import free_port
-from test_scripts import assert_one_chinese_line
+from support.running import ROOT, address_of, assert_one_chinese_line, finish, free_port, run_here, run_script
 
-from paddle_vit.data.sources import varied_images
-from paddle_vit.deploy.page import Classifier, create_page, examples_of
+from paddle_vit.data.parts import varied_images
+from paddle_vit.deploy.classifier import Classifier, examples_of
+from paddle_vit.deploy.page import create_page
 from paddle_vit.deploy.predictor import Predictor
 from paddle_vit.errors import UserError
-from paddle_vit.runs.train import load_run, load_run_data
+from paddle_vit.runs.loading import load_run, load_run_data
 
 pytest.importorskip("gradio", reason='没有装 Gradio:pip install -e ".[page]"')
 pytestmark = pytest.mark.slow
@@ -42,30 +41,20 @@ def started(run, *args, host="127.0.0.1", env=None):
     """真正的服务,一直在 with 里:(端口, 进程)。"""
     port = free_port()
     command = [sys.executable, str(ROOT / "scripts" / "serve.py"), str(run), "--port", str(port), "--host", host, *args]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
-    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    line = process.stdout.readline()
-    assert address in line, process.communicate()
-    deadline = time.monotonic() + 60
-    while True:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env) as process:
         try:
-            urllib.request.urlopen(f"{address}/api/info", timeout=5)
-            break
-        except OSError:
-            assert time.monotonic() < deadline and process.poll() is None, "服务没有起来"
-            time.sleep(0.1)
-    try:
-        yield port, process
-    finally:
-        process.kill()
-        process.wait()
+            address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+            assert address_of(process) == address
+            yield port, process
+        finally:
+            process.kill()
 
 
 @pytest.fixture(scope="module")
 def server(tiny_run):
     with started(tiny_run) as (port, process):
         yield port, process
-        assert process.poll() is None, process.communicate()
+        assert process.poll() is None, finish(process)
 
 
 def png(image, **options):
@@ -415,5 +404,5 @@ def test_class_names_are_shown_as_they_are(tiny_run):
 
 def test_errors(tiny_run, tmp_path, busy_port):
     assert_one_chinese_line(run_script("serve", tmp_path / "none"), "none")
-    assert_one_chinese_line(run_script("serve", tiny_run, "--port", "0"), "--port", "0")
-    assert_one_chinese_line(run_script("serve", tiny_run, "--port", busy_port), busy_port)
+    assert_one_chinese_line(run_here("serve", tiny_run, "--port", "0"), "--port", "0")
+    assert_one_chinese_line(run_here("serve", tiny_run, "--port", busy_port), busy_port)

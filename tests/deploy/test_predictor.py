@@ -4,11 +4,11 @@ import numpy as np
 import paddle
 import pytest
 from PIL import Image
-from test_export import IMAGES, loaded
+from support.exports import IMAGES, loaded
 
 from paddle_vit import Predictor, UserError
-from paddle_vit.attention.maps import attention_weights
-from paddle_vit.data.sources import to_input
+from paddle_vit.attention.recording import attention_weights
+from paddle_vit.data.images import to_input
 from paddle_vit.deploy.export import export_model
 from paddle_vit.system import runtime
 

@@ -6,7 +6,7 @@ import pytest
 from paddle_vit import UserError, ViT, count_parameters, create_model, list_models
 from paddle_vit.family.models import full_name, is_head, model_class, model_settings
 from paddle_vit.family.swin import SwinTransformer
-from paddle_vit.runs.train import load_model
+from paddle_vit.runs.loading import load_model
 from paddle_vit.weights import describe_weights
 from paddle_vit.weights.checkpoint import save_model
 from paddle_vit.weights.conversion import model_for

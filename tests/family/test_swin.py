@@ -3,17 +3,8 @@ import paddle
 import pytest
 
 from paddle_vit import UserError, count_parameters
-from paddle_vit.family.swin import (
-    PatchMerging,
-    SwinBlock,
-    SwinStage,
-    SwinTransformer,
-    WindowAttention,
-    relative_position_index,
-    shifted_window_mask,
-    window_partition,
-    window_reverse,
-)
+from paddle_vit.family.swin import PatchMerging, SwinBlock, SwinStage, SwinTransformer, WindowAttention
+from paddle_vit.family.windows import relative_position_index, shifted_window_mask, window_partition, window_reverse
 from paddle_vit.layers import Attention, EncoderLayer
 
 # 16 x 16 的图块网格:第一级 4 个窗口,第二级 8 x 8,第三级 4 x 4,窗口等于整张特征图
@@ -335,7 +326,7 @@ def test_settings_reach_every_layer():
             assert block.mlp.fc1.weight.shape == [8 * 2**i, 20 * 2**i]
             assert (block.attn.scales, block.attn.qkv.bias) == (0.7, None)
     norms = [layer for layer in model.sublayers() if type(layer).__name__ == "LayerNorm"]
-    assert len(norms) == 2 * 5 + 2 + 2 and {layer._epsilon for layer in norms} == {1e-3}
+    assert len(norms) == 2 * 5 + 2 + 2 and {layer.epsilon for layer in norms} == {1e-3}
 
 
 def test_initial_values():

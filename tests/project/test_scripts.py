@@ -8,26 +8,27 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, TINY, run_script
 from PIL import Image
-from test_data import bad_folder
-from test_resume import kill_after, start, wait_for
+from support.pictures import bad_folder
+from support.running import (
+    PATIENCE,
+    ROOT,
+    TINY,
+    assert_one_chinese_line,
+    finish,
+    kill_after,
+    run_here,
+    run_script,
+    start,
+    start_training,
+    wait_for,
+)
 
+from paddle_vit.data.images import expand_paths
 from paddle_vit.deploy.engines import prediction_model
-from paddle_vit.deploy.predictor import expand_paths
-from paddle_vit.runs.train import load_run
+from paddle_vit.runs.loading import load_run
 from paddle_vit.study.attention_pictures import draw_attention, pictures_to_show
 from paddle_vit.study.doctor import diagnose, load_records
-
-
-def assert_one_chinese_line(done, *words):
-    """非零状态,标准错误只有一行中文,没有调用栈。"""
-    assert done.returncode == 2, done.stdout + done.stderr
-    lines = [line for line in done.stderr.splitlines() if line.strip()]
-    assert len(lines) == 1 and lines[0].startswith("错误:"), done.stderr
-    assert "Traceback" not in done.stderr
-    for word in words:
-        assert str(word) in lines[0], lines[0]
 
 
 @pytest.mark.parametrize(
@@ -48,7 +49,7 @@ def assert_one_chinese_line(done, *words):
 )
 def test_bad_settings(tmp_path, args, words):
     given = [*args] if "--output" in args else [*args, "--output", tmp_path / "run"]
-    assert_one_chinese_line(run_script("train", *TINY, *given), *words)
+    assert_one_chinese_line(run_here("train", *TINY, *given), *words)
     assert not (tmp_path / "run").exists()
 
 
@@ -60,7 +61,7 @@ def test_bad_folders(tmp_path, kind, word):
         bad_folder(tmp_path / "data", kind)
     (tmp_path / "data").mkdir(exist_ok=True)
     args = ["--dataset", "folder", "--data-dir", tmp_path / "data", "--output", tmp_path / "run"]
-    assert_one_chinese_line(run_script("train", *args), word)
+    assert_one_chinese_line(run_here("train", *args), word)
     assert not (tmp_path / "run").exists()
 
 
@@ -109,12 +110,12 @@ def test_corrupt_checkpoint(tiny_run, tmp_path):
     shutil.copytree(tiny_run, run)
     best = (run / "best.safetensors").read_bytes()
     (run / "last.safetensors").write_bytes(os.urandom(3000))
-    assert_one_chinese_line(run_script("train", "--resume", run), "last.safetensors", "损坏")
+    assert_one_chinese_line(run_here("train", "--resume", run), "last.safetensors", "损坏")
     assert (run / "best.safetensors").read_bytes() == best
     (run / "best.safetensors").write_bytes(best[: len(best) // 2])
-    assert_one_chinese_line(run_script("evaluate", run), "best.safetensors", "损坏")
+    assert_one_chinese_line(run_here("evaluate", run), "best.safetensors", "损坏")
     (run / "best.safetensors").unlink()
-    assert_one_chinese_line(run_script("evaluate", run), "best.safetensors")
+    assert_one_chinese_line(run_here("evaluate", run), "best.safetensors")
 
 
 def test_checkpoint_of_another_model(tiny_run, tmp_path):
@@ -122,8 +123,8 @@ def test_checkpoint_of_another_model(tiny_run, tmp_path):
     shutil.copytree(tiny_run, run)
     text = (run / "config.yaml").read_text(encoding="utf-8").replace("embed_dim: 8", "embed_dim: 16")
     (run / "config.yaml").write_text(text, encoding="utf-8")
-    assert_one_chinese_line(run_script("evaluate", run), "另一个模型")
-    assert_one_chinese_line(run_script("train", "--resume", run), "embed_dim", "16", "8")
+    assert_one_chinese_line(run_here("evaluate", run), "另一个模型")
+    assert_one_chinese_line(run_here("train", "--resume", run), "embed_dim", "16", "8")
 
 
 def test_edited_settings_do_not_resume(tiny_run, tmp_path):
@@ -133,9 +134,9 @@ def test_edited_settings_do_not_resume(tiny_run, tmp_path):
     for before, after in (("ema: 0.9", "ema: 0.0"), ("batch_size: 128", "batch_size: 64")):
         assert before in text
         (run / "config.yaml").write_text(text.replace(before, after), encoding="utf-8")
-        assert_one_chinese_line(run_script("train", "--resume", run), before.split(":")[0])
+        assert_one_chinese_line(run_here("train", "--resume", run), before.split(":")[0])
     (run / "config.yaml").write_text(text + "unknown: 1\n", encoding="utf-8")
-    assert_one_chinese_line(run_script("train", "--resume", run), "unknown")
+    assert_one_chinese_line(run_here("train", "--resume", run), "unknown")
 
 
 def test_other_data_is_refused_and_nothing_is_lost(picture_folder, tmp_path):
@@ -145,8 +146,8 @@ def test_other_data_is_refused_and_nothing_is_lost(picture_folder, tmp_path):
     before = {path.name: path.read_bytes() for path in run.iterdir()}
     other = picture_folder.rename(tmp_path / "other")
     (other / "train" / "猫").rename(other / "train" / "虎")
-    assert_one_chinese_line(run_script("train", "--resume", run, "--data-dir", other), "虎", "猫")
-    assert_one_chinese_line(run_script("evaluate", run, "--data-dir", other), "虎", "猫")
+    assert_one_chinese_line(run_here("train", "--resume", run, "--data-dir", other), "虎", "猫")
+    assert_one_chinese_line(run_here("evaluate", run, "--data-dir", other), "虎", "猫")
     assert before == {path.name: path.read_bytes() for path in run.iterdir()}
 
 
@@ -158,13 +159,13 @@ def test_an_existing_run_is_not_overwritten(tiny_run):
 
 def test_two_trainings_in_one_directory(tmp_path):
     run = tmp_path / "run"
-    first = start(*TINY, "--epochs", "400", "--output", run)
+    first = start_training(*TINY, "--epochs", "400", "--output", run)
     wait_for((run / "config.yaml").exists, first)
     try:
         assert_one_chinese_line(run_script("train", "--resume", run), run, "另一个训练")
     finally:
         first.kill()
-        first.communicate()
+        finish(first)
 
 
 @pytest.mark.slow
@@ -179,7 +180,7 @@ def test_ctrl_c_is_one_line(tmp_path):
     import signal
 
     run = tmp_path / "run"
-    process = start(*TINY, "--epochs", "400", "--output", run)
+    process = start_training(*TINY, "--epochs", "400", "--output", run)
     wait_for((run / "last.safetensors").exists, process)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
@@ -189,7 +190,7 @@ def test_ctrl_c_is_one_line(tmp_path):
 
 def test_two_runs_of_the_same_second_get_two_directories(tmp_path):
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-    code = "from paddle_vit.runs import train as runs\nruns.time.strftime = lambda f: '0101-000000'\n"
+    code = "from paddle_vit.runs import directory as runs\nruns.time.strftime = lambda f: '0101-000000'\n"
     code += "print(runs._new_directory('digits'))"
     names = [
         subprocess.run(
@@ -204,7 +205,7 @@ def test_two_runs_of_the_same_second_get_two_directories(tmp_path):
 @pytest.mark.skipif(os.name != "posix", reason="Windows 没有 SIGTERM")
 def test_sigterm_is_quiet_and_resumable(tmp_path):
     run = tmp_path / "run"
-    process = start(*TINY, "--epochs", "60", "--output", run)
+    process = start_training(*TINY, "--epochs", "60", "--output", run)
     wait_for((run / "last.safetensors").exists, process)
     process.terminate()
     _, stderr = process.communicate(timeout=60)
@@ -228,14 +229,14 @@ def test_progress_bar_in_a_terminal(tmp_path):
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
     command = [sys.executable, str(ROOT / "scripts" / "train.py"), *TINY, "--epochs", "20"]
-    process = subprocess.Popen([*command, "--output", str(tmp_path / "run")], stdout=theirs, stderr=theirs)
+    process = start([*command, "--output", tmp_path / "run"], stdout=theirs, stderr=theirs)
     os.close(theirs)
     shown = b""
     with contextlib.suppress(OSError):  # 对方关闭以后读会出错
         while chunk := os.read(ours, 65536):
             shown += chunk
     os.close(ours)
-    assert process.wait() == 0
+    assert process.wait(PATIENCE) == 0
     bars = [text for text in shown.decode().split("\r") if "剩余" in text and "张/秒" in text]
     assert bars and all(word in bars[-1] for word in ("/20 轮", "loss ", "top-1 ", "%", "已用")), shown.decode()
 
@@ -250,7 +251,7 @@ def test_evaluate(tiny_run):
     assert len(rows) == 10 and total == 360
     assert abs(right / total - summary["test_top1"]) < 1e-9
     assert "142 张" in run_script("evaluate", tiny_run, "--part", "val", check=0).stdout
-    assert_one_chinese_line(run_script("evaluate", tiny_run, "--part", "all"), "all", "val")
+    assert_one_chinese_line(run_here("evaluate", tiny_run, "--part", "all"), "all", "val")
     assert_one_chinese_line(run_script("evaluate", tiny_run.parent / "none"), "none", "config.yaml")
 
 
@@ -274,10 +275,10 @@ def test_predict(tiny_run, tmp_path):
     assert len(expand_paths([str(tmp_path / "*.png")])) == 5
     assert run_script("predict", tiny_run, tmp_path / "3.png", "--invert", check=0).stdout != one.stdout
     (tmp_path / "text.png").write_text("x", encoding="utf-8")
-    assert_one_chinese_line(run_script("predict", tiny_run, tmp_path / "text.png"), "text.png")
-    assert_one_chinese_line(run_script("predict", tiny_run, tmp_path / "no*.png"), "no*.png")
-    assert_one_chinese_line(run_script("predict", tiny_run, tmp_path / "3.png", "--top", "0"), "top=0")
-    assert_one_chinese_line(run_script("predict", tiny_run, tmp_path / "3.png", "--top", "x"), "--top", "x")
+    assert_one_chinese_line(run_here("predict", tiny_run, tmp_path / "text.png"), "text.png")
+    assert_one_chinese_line(run_here("predict", tiny_run, tmp_path / "no*.png"), "no*.png")
+    assert_one_chinese_line(run_here("predict", tiny_run, tmp_path / "3.png", "--top", "0"), "top=0")
+    assert_one_chinese_line(run_here("predict", tiny_run, tmp_path / "3.png", "--top", "x"), "--top", "x")
     assert_one_chinese_line(run_script("predict", tiny_run), "IMAGE")
 
 
@@ -292,7 +293,7 @@ def test_own_pictures_from_training_to_prediction(picture_folder, tmp_path):
     done = run_script("predict", run, picture_folder / "train" / "猫", check=0)
     assert done.stdout.count("\n") == 6 and "猫" in done.stdout
     moved = picture_folder.rename(tmp_path / "moved")
-    assert_one_chinese_line(run_script("evaluate", run), picture_folder)
+    assert_one_chinese_line(run_here("evaluate", run), picture_folder)
     assert "3 张" in run_script("evaluate", run, "--data-dir", moved, check=0).stdout
 
 
@@ -336,7 +337,7 @@ def test_other_models_train_and_are_drawn_examined_and_predicted_with(name, tmp_
     fast, engine, note = prediction_model(loaded.model, {"device": "cpu", "threads": 1}, 1, "inference")
     assert engine != "动态图" and note is None and fast is not loaded.model
     if name == "swin":
-        assert_one_chinese_line(run_script("show_attention", run), "SwinTransformer", "ViT")
+        assert_one_chinese_line(run_here("show_attention", run), "SwinTransformer", "ViT")
     else:
         pictures = list(draw_attention(loaded, pictures_to_show(loaded, [], 1), tmp_path / "pictures"))
         assert len(pictures) == 5 and all(path.stat().st_size > 3000 for path in pictures)

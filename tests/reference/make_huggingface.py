@@ -72,7 +72,7 @@ def vit(patch_size, image_size, seed, sizes=SMALL):
 
 def deit(seed):
     config = configuration(DeiTConfig, image_size=224, patch_size=16, **SMALLER)
-    arguments = vit_arguments(config, distillation=True)
+    arguments = vit_arguments(config, distillation_token=True)
     return save("hf_deit_distilled", DeiTForImageClassificationWithTeacher, config, arguments, "deit", seed, 1e-6)
 
 

@@ -95,7 +95,7 @@ def deit():
         qkv_bias=True,
         pool="cls",
         position_embedding="learnable",
-        distillation=True,
+        distillation_token=True,
         epsilon=1e-6,
         **settings,
     )

@@ -3,24 +3,27 @@
 import dataclasses
 import json
 import shutil
+import signal
 
 import numpy as np
 import paddle
 import pytest
-import yaml
-from conftest import ROOT, TINY, run_script
 from safetensors.numpy import load_file, save_file
-from test_resume import assert_same_end, start, wait_for
-from test_scripts import assert_one_chinese_line
+from support.results import assert_same_end
+from support.running import ROOT, TINY, assert_one_chinese_line, finish, run_here, run_script, start_training, wait_for
 
 from paddle_vit import UserError, ViT, create_model
-from paddle_vit.config import load_config, make_config, parse_config
-from paddle_vit.data.sources import DataInfo, load_data, load_info, pixel_statistics
+from paddle_vit.config import make_config
+from paddle_vit.data.info import DataInfo, load_info
+from paddle_vit.data.parts import pixel_statistics
+from paddle_vit.data.sources import load_data
 from paddle_vit.family.models import model_settings
-from paddle_vit.runs.train import build_model, choose_normalization, load_distillation, load_model, load_run
-from paddle_vit.training.loop import choose_trained, is_decayed, layers_of, learning_rate_scales, make_optimizer
-from paddle_vit.weights import export_weights, load_weights
-from paddle_vit.weights.checkpoint import read_state, save_model, write_state
+from paddle_vit.runs.beginning import Beginning, begin, choose_normalization, load_distillation
+from paddle_vit.runs.command_line import parse_config
+from paddle_vit.runs.loading import load_model, load_run
+from paddle_vit.training.optimizer import choose_trained, is_decayed, layers_of, learning_rate_scales, make_optimizer
+from paddle_vit.weights import export_weights
+from paddle_vit.weights.checkpoint import save_model
 
 SMALL = dict(image_size=8, patch_size=4, in_channels=1, embed_dim=8, depth=2, num_heads=2, num_classes=3)
 SWIN = dict(image_size=32, embed_dim=8, depths=(1, 2), num_heads=(2, 2), window_size=4, num_classes=3)
@@ -31,49 +34,6 @@ def swin():
 
 
 # ---- 权重和它的设置 ----
-
-
-def as_old_run(run, directory):
-    """把一个运行改成旧版的样子:best.pdparams,init_from,没有后来的设置。"""
-    shutil.copytree(run, directory)
-    state = {name: paddle.to_tensor(value) for name, value in load_file(directory / "best.safetensors").items()}
-    paddle.save(state, str(directory / "best.pdparams"))
-    (directory / "best.safetensors").unlink()
-    new = (
-        "weights weights_table layer_decay teacher teacher_model distillation distillation_alpha normalization epsilon"
-    )
-    new = {*new.split(), "distillation_temperature", "classes", "train_per_class"}
-
-    def old(settings):
-        return {**{name: value for name, value in settings.items() if name not in new}, "init_from": None}
-
-    path = directory / "config.yaml"
-    path.write_text(yaml.safe_dump(old(yaml.safe_load(path.read_text(encoding="utf-8")))), encoding="utf-8")
-    tensors, metadata = read_state(directory / "last.safetensors")
-    write_state(directory / "last.safetensors", tensors, {**metadata, "config": old(metadata["config"])})
-    return directory
-
-
-def test_an_old_run_is_read_resumed_and_built_upon(tiny_run, tmp_path):
-    old = as_old_run(tiny_run, tmp_path / "old")
-    images = paddle.randn([4, 1, 8, 8])
-    expected = load_run(tiny_run).model(images).numpy()
-    np.testing.assert_array_equal(load_run(old).model(images).numpy(), expected)
-    assert load_config(old).epsilon == 1e-5 and load_config(old).weights is None
-    assert "训练已完成" in run_script("train", "--resume", old, check=0).stdout
-    config = parse_config(["--weights", str(old)])
-    assert (config.embed_dim, config.epsilon) == (8, 1e-5)
-    model = build_model(config, load_info(old / "data.json"))
-    assert load_weights(model, old).fresh == ()
-    np.testing.assert_allclose(model(images).numpy(), expected, atol=1e-6)
-
-
-def test_the_old_name_in_a_recipe_still_works(tiny_run, tmp_path):
-    (tmp_path / "mine.yaml").write_text(f"init_from: {tiny_run}\n", encoding="utf-8")
-    config = parse_config(["--recipe", str(tmp_path / "mine.yaml")])
-    assert config.weights == str(tiny_run) and config.embed_dim == 8
-    with pytest.raises(UserError, match=r"init_from.*weights"):
-        make_config({"init_from": "x"})
 
 
 def test_recipes_of_fine_tuning(tiny_run):
@@ -117,13 +77,13 @@ def test_model_settings_reach_the_model(tmp_path):
     for loaded in (load_run(run), load_model(run / "best.safetensors")):
         names = loaded.model.state_dict().keys()
         assert {"register_tokens", "class_token", "encoders.0.attn_scale.gamma", "pool_norm.weight"} <= names
-        assert "encoders.0.attn.q_norm.weight" in names and loaded.model.encoders[0].mlp_norm._epsilon == 1e-4
+        assert "encoders.0.attn.q_norm.weight" in names and loaded.model.encoders[0].mlp_norm.epsilon == 1e-4
     assert parse_config(["--weights", str(run / "best.safetensors")]).register_tokens == 2
 
 
 def test_settings_that_swin_does_not_have(tmp_path):
     args = ["--recipe", "none", "--model", "swin_tiny", "--image-size", "32", "--output", tmp_path / "run"]
-    assert_one_chinese_line(run_script("train", *args, "--depth", "3"), "depth", "swin_tiny")
+    assert_one_chinese_line(run_here("train", *args, "--depth", "3"), "depth", "swin_tiny")
     assert_one_chinese_line(
         run_script("train", *TINY, "--window-size", "3", "--output", tmp_path / "run"), "window_size"
     )
@@ -144,7 +104,7 @@ def test_foreign_weights_on_ones_own_pictures(picture_folder, tmp_path):
     assert "distillation_head.weight" in done.stdout
     loaded = load_run(run)
     assert loaded.info.mean == (0.485, 0.456, 0.406) and loaded.info.classes == ("狗", "猫", "鸟")
-    assert loaded.config.epsilon == 1e-12 == loaded.model.encoders[1].mlp_norm._epsilon
+    assert loaded.config.epsilon == 1e-12 == loaded.model.encoders[1].mlp_norm.epsilon
     stored = load_file(REFERENCE / "hf_deit_distilled" / "model.safetensors")
     key = next(name for name in stored if name.endswith("distillation_token"))
     np.testing.assert_allclose(loaded.model.distillation_token.numpy(), stored[key], atol=1e-6)
@@ -185,7 +145,7 @@ def test_a_converted_swin_is_fine_tuned_like_its_name(tmp_path):
 def test_normalization(tiny_run, choice, expected):
     config = make_config({"normalization": choice, "weights": str(tiny_run), "val_fraction": 0.3})
     data = load_data(config)
-    info = choose_normalization(data, config).info
+    info = choose_normalization(data, config, begin(config)).info
     if expected == "source":
         expected = (load_info(tiny_run / "data.json").mean, load_info(tiny_run / "data.json").std)
     np.testing.assert_allclose((info.mean, info.std), expected or (data.info.mean, data.info.std), atol=2e-6)
@@ -194,21 +154,23 @@ def test_normalization(tiny_run, choice, expected):
 def test_normalization_of_pictures(picture_folder):
     values = {"dataset": "folder", "data_dir": str(picture_folder), "image_size": 8}
     data = load_data(make_config(values))
-    info = choose_normalization(data, make_config({**values, "normalization": "imagenet"})).info
+    info = choose_normalization(data, make_config({**values, "normalization": "imagenet"}), Beginning()).info
     assert info.mean == (0.485, 0.456, 0.406) and info.std == (0.229, 0.224, 0.225)
     pixels = np.concatenate(list(data.train.fetch([(np.arange(len(data.train)), None)]))) / 255
     mean, std = pixel_statistics(data.train)
     np.testing.assert_allclose(mean, pixels.mean(axis=(0, 1, 2)), atol=1e-5)
     np.testing.assert_allclose(std, pixels.std(axis=(0, 1, 2)), atol=1e-5)
     with pytest.raises(UserError, match="通道"):
-        choose_normalization(load_data(make_config({})), make_config({"normalization": "imagenet"}))
+        choose_normalization(load_data(make_config({})), make_config({"normalization": "imagenet"}), Beginning())
 
 
 # ---- 逐层的学习率 ----
 
 
 def test_layers_are_counted_from_the_input():
-    model = ViT(**SMALL, pool="cls", distillation=True, register_tokens=1, position_embedding="learnable", head="mlp")
+    model = ViT(
+        **SMALL, pool="cls", distillation_token=True, register_tokens=1, position_embedding="learnable", head="mlp"
+    )
     layers = layers_of(name for name, _ in model.named_parameters())
     for name, layer in layers.items():
         expected = 1 + int(name.split(".")[1]) if name.startswith("encoders") else 3 if "norm" in name else 0
@@ -262,7 +224,7 @@ def test_the_published_scales():
 
 
 def test_both_heads_are_trained_above_a_frozen_backbone():
-    model = ViT(**SMALL, pool="cls", distillation=True)
+    model = ViT(**SMALL, pool="cls", distillation_token=True)
     assert len(choose_trained(model, "head")) == 4
     trained = {name for name, parameter in model.named_parameters() if not parameter.stop_gradient}
     assert trained == {f"{head}.{kind}" for head in ("head", "distillation_head") for kind in ("weight", "bias")}
@@ -317,10 +279,10 @@ def test_few_shot_fine_tuning_from_other_classes(tmp_path):
     info = load_info(second / "data.json")
     assert info.classes == ("7", "8", "9") and info.counts["train"] == 30
     assert info.mean == load_info(first / "data.json").mean
-    assert_one_chinese_line(run_script("train", "--resume", second, "--classes", "7,8"), "--classes")
+    assert_one_chinese_line(run_here("train", "--resume", second, "--classes", "7,8"), "--classes")
     record = json.loads((second / "data.json").read_text(encoding="utf-8"))
     (second / "data.json").write_text(json.dumps({**record, "classes": ["7", "8", "6"]}), encoding="utf-8")
-    assert_one_chinese_line(run_script("train", "--resume", second), "类别")
+    assert_one_chinese_line(run_here("train", "--resume", second), "类别")
 
 
 @pytest.mark.slow
@@ -330,10 +292,9 @@ def test_resume_when_the_weights_have_gone(tiny_run, tmp_path):
     args = ["--weights", source, "--epochs", "2", "--batch-size", "32", "--checkpoint-minutes", "0.0001"]
     args += ["--layer-decay", "0.7", "--processes", "1"]
     run_script("train", *args, "--output", whole, check=0)
-    process = start(*args, "--output", killed)
+    process = start_training(*args, "--output", killed)
     wait_for((killed / "last.safetensors").exists, process)
-    process.kill()
-    process.communicate()
+    finish(process, signal.SIGKILL)
     source.unlink()
     run_script("train", "--resume", killed, check=0)
     assert_same_end(whole, killed)
@@ -344,19 +305,19 @@ def test_resume_when_the_weights_have_gone(tiny_run, tmp_path):
 
 def test_a_foreign_teacher(tmp_path):
     info = DataInfo("folder", ("猫", "狗", "鸟"), 3, 8, (0.5,) * 3, (0.5,) * 3, {})
-    teacher = create_model("vit_tiny_patch16_224", num_classes=3, epsilon=1e-5).eval()  # 旧版的权重没有说明,都是 1e-5
+    teacher = create_model("vit_tiny_patch16_224", num_classes=3, epsilon=1e-5).eval()
     config = make_config({"teacher": str(foreign(tmp_path, teacher))})
     with pytest.raises(UserError, match="--teacher-model"):
-        load_distillation(config, info)
+        load_distillation(config, info, begin(config))
     config = dataclasses.replace(config, teacher_model="vit_tiny")
-    found = load_distillation(config, info)
+    found = load_distillation(config, info, begin(config))
     assert found.teacher_info.image_size == 224 and found.teacher_info.classes == info.classes
     images = paddle.randn([1, 3, 224, 224])
     np.testing.assert_allclose(found.teacher(images).numpy(), teacher(images).numpy(), atol=1e-5)
     prediction, loss = found(ViT(**{**SMALL, "in_channels": 3}), paddle.randn([2, 3, 8, 8]), paddle.eye(3)[:2])
     assert prediction.shape == [2, 3] and np.isfinite(float(loss))
     with pytest.raises(UserError, match="4 类"):
-        load_distillation(config, dataclasses.replace(info, classes=("猫", "狗", "鸟", "鱼")))
+        load_distillation(config, dataclasses.replace(info, classes=("猫", "狗", "鸟", "鱼")), begin(config))
 
 
 def test_a_foreign_teacher_that_names_its_classes(tmp_path):
@@ -367,7 +328,7 @@ def test_a_foreign_teacher_that_names_its_classes(tmp_path):
     for names, same in ((["猫", "狗", "鸟"], True), (["狗", "猫", "鸟"], False)):
         (tmp_path / "config.json").write_text(json.dumps({"architecture": "vit_tiny", "label_names": names}))
         if same:
-            assert load_distillation(config, info).teacher_info.classes == info.classes
+            assert load_distillation(config, info, begin(config)).teacher_info.classes == info.classes
         else:
             with pytest.raises(UserError, match="狗、猫、鸟"):
-                load_distillation(config, info)
+                load_distillation(config, info, begin(config))

@@ -1,57 +1,75 @@
 import collections
 import io
 import json
+import types
 
 import numpy as np
 import paddle
 import pytest
 from paddle.utils import unique_name
 from PIL import Image
+from support.results import read_metrics, read_scalars
 
 from paddle_vit import create_model
-from paddle_vit.runs.logs import RunLog
+from paddle_vit.config import make_config
+from paddle_vit.data.info import DataInfo
+from paddle_vit.data.parts import Data
+from paddle_vit.runs.logs import NoLog, RunLog
 from paddle_vit.system.pictures import confusion_figure, draw, image_grid, mistakes_figure
+from paddle_vit.tasks.classification import Classification
+from paddle_vit.tasks.task import Result
+from paddle_vit.training.loop import Trainer
+from paddle_vit.training.progress import Progress, Step
 
-EPOCH = dict(
-    train_loss=1.0, train_top1=0.5, val_loss=2.0, val_top1=0.25, lr=0.1, images_per_second=10.0, data_wait=0.02
-)
-
-
-def read_metrics(directory):
-    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+STEPS = 5  # 每轮
 
 
-def read_scalars(directory, tag):
-    from visualdl import LogReader
+def trainer(epoch, step=STEPS):
+    """训练到第 epoch 轮(从 0 起)第 step 步的样子。"""
+    progress = Progress(epoch, step, images=4, loss_sum=4.0, sums={"top1": 2.0}, epoch_seconds=0.4, wait_seconds=0.008)
+    config = make_config({"epochs": 10})
+    return types.SimpleNamespace(progress=progress, task=Classification, config=config, steps_per_epoch=STEPS)
 
-    return [
-        (item.id, item.value) for item in LogReader(file_path=str(directory / "vdlrecords.log")).get_data("scalar", tag)
-    ]
+
+def validated(loss=2.0):
+    return Result({"loss": loss, "top1": 0.25, "top5": 1.0})
+
+
+def one_step(loss):
+    return Step(loss, {"top1": 1.0}, 4, 0.5, False, False)
 
 
 def test_nothing_is_lost_without_close(tmp_path):
     log = RunLog(tmp_path, 10, 5, every=1)
-    for step in range(100):
-        log.step(0, step, {"loss/train_step": step / 2}, 0.0, 0.0, 0.0)
-    log.epoch({"epoch": 1, **EPOCH})
+    for step in range(50):
+        log.step(trainer(step // STEPS, step % STEPS + 1), one_step(step / 2), 0.1, 10.0)
+    log.epoch(trainer(0), validated())
     # 没有 flush,也没有 close:文件里已经有全部记录
-    assert read_scalars(tmp_path, "loss/train_step") == [(step, step / 2) for step in range(100)]
+    assert read_scalars(tmp_path, "loss/train_step") == [(step, step / 2) for step in range(50)]
     assert read_scalars(tmp_path, "loss/val") == [(1, 2.0)]
     assert read_scalars(tmp_path, "top1/train") == [(1, 0.5)]
-    assert read_metrics(tmp_path) == [{"epoch": 1, **EPOCH}]
+    (line,) = read_metrics(tmp_path)
+    assert [line[name] for name in ("epoch", "train_loss", "train_top1", "val_loss", "val_top1")] == [
+        1,
+        1.0,
+        0.5,
+        2.0,
+        0.25,
+    ]
+    assert (line["images_per_second"], line["data_wait"], line["grad_norm"]) == (10.0, 0.02, 0.0)
     log.close()
 
 
 def test_a_resumed_log_goes_on_from_its_position(tmp_path):
     log = RunLog(tmp_path, 10, 5, every=1)
-    log.epoch({"epoch": 1, **EPOCH})
+    log.epoch(trainer(0), validated())
     position = json.loads(json.dumps(log.position()))
-    log.epoch({"epoch": 2, **EPOCH})  # 检查点之后写的,续训会重新写一遍
+    log.epoch(trainer(1), validated())  # 检查点之后写的,续训会重新写一遍
     log.close()
     with open(tmp_path / "vdlrecords.log", "ab") as file:
         file.write(b"half a record")
     log = RunLog(tmp_path, 10, 5, position, every=1)
-    log.epoch({"epoch": 2, **{**EPOCH, "val_loss": 3.0}})
+    log.epoch(trainer(1), validated(3.0))
     log.close()
     assert read_scalars(tmp_path, "loss/val") == [(1, 2.0), (2, 3.0)]
     assert [line["val_loss"] for line in read_metrics(tmp_path)] == [2.0, 3.0]
@@ -59,35 +77,33 @@ def test_a_resumed_log_goes_on_from_its_position(tmp_path):
 
 
 def test_every(tmp_path):
-    log = RunLog(tmp_path, 1, 10, every=4)
+    log = RunLog(tmp_path, 10, STEPS, every=4)
     for step in range(10):
-        log.step(0, step, {"x": step}, 0.0, 0.0, 0.0)
-    assert [step for step, _ in read_scalars(tmp_path, "x")] == [0, 4, 8]
+        log.step(trainer(step // STEPS, step % STEPS + 1), one_step(1.0), 0.1, 10.0)
+    assert [step for step, _ in read_scalars(tmp_path, "top1/train_step")] == [0, 4, 8]
     log.close()
 
 
-def test_a_disabled_log_writes_nothing(tmp_path, capsys):
-    log = RunLog(tmp_path, 1, 1, enabled=False)
-    log.step(0, 0, {"x": 1}, 0.0, 0.0, 0.0)
-    log.epoch({"epoch": 1, **EPOCH})
-    log.images("x", np.zeros((1, 2, 2, 1), "uint8"), 0)
-    log.close()
-    assert log.position() is None
-    assert list(tmp_path.iterdir()) == []
-    assert capsys.readouterr().out == ""
+def test_the_log_of_the_other_processes_has_every_method_and_writes_nothing():
+    log = NoLog()
+    public = {name for name in dir(RunLog) if not name.startswith("_")}
+    assert public == {name for name in dir(NoLog) if not name.startswith("_")}
+    log.step(trainer(0), one_step(1.0), 0.1, 10.0)
+    log.epoch(trainer(0), validated())
+    assert log.position() is None and vars(log) == {}
 
 
 def test_a_lost_or_short_record_file_does_not_break_the_new_curve(tmp_path):
     log = RunLog(tmp_path, 10, 5)
     for epoch in (1, 2):
-        log.epoch({"epoch": epoch, **EPOCH})
+        log.epoch(trainer(epoch - 1), validated())
     position = log.position()
     log.close()
     (tmp_path / "vdlrecords.log").unlink()
     lines = (tmp_path / "metrics.jsonl").read_bytes().splitlines(keepends=True)
     (tmp_path / "metrics.jsonl").write_bytes(lines[0])
     log = RunLog(tmp_path, 10, 5, position)
-    log.epoch({"epoch": 3, **EPOCH})
+    log.epoch(trainer(2), validated())
     assert log.position()["metrics"] == (tmp_path / "metrics.jsonl").stat().st_size
     assert log.position()["visualdl"] == (tmp_path / "vdlrecords.log").stat().st_size
     log.close()
@@ -143,9 +159,13 @@ def test_a_runs_records(tiny_run):
 
 
 def graph_of(model, directory):
-    """``RunLog.graph`` 写的文件,VisualDL 自己的格式;没有写就是 ``None``。"""
+    """训练开始时写的网络结构图,VisualDL 自己的格式;没有写就是 ``None``。"""
     log = RunLog(directory, 1, 1)
-    log.graph(model)
+    info = DataInfo("toy", ("a", "b"), 1, 8, (0.5,), (0.25,), {"train": 640, "val": 100, "test": 10})
+    data = Data(info, range(640), range(100), range(10))
+    config = make_config({})
+    starting = Trainer(model, Classification(data, config), config, directory)
+    log.start(starting, False)
     log.close()
     path = directory / "vdlgraph.log"
     return path.read_text() if path.exists() else None

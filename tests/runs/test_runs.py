@@ -6,21 +6,20 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import TINY, run_script
-from test_resume import assert_same_end
-from test_scripts import assert_one_chinese_line
+from support.results import assert_same_end
+from support.running import TINY, assert_one_chinese_line, run_here, run_script
 
 from paddle_vit import UserError
 from paddle_vit.deploy.predictor import Predictor
-from paddle_vit.runs.train import load_model, load_run
+from paddle_vit.runs.loading import load_model, load_run
 from paddle_vit.weights.checkpoint import read_model, save_model
 
 # 像在笔记本里那样训练:没有脚本,一次调用
 PROGRAM = """
 import json
 import sys
-from paddle_vit.system.cli import run
-from paddle_vit.config import parse_config
+from paddle_vit.system.cli import run_main
+from paddle_vit.runs.command_line import parse_config
 from paddle_vit.deploy.predictor import Predictor
 from paddle_vit.runs.train import train
 
@@ -30,7 +29,7 @@ def main():
     prediction = Predictor(trained, engine="eager")(picture, top=2)
     print(json.dumps([trained.model.training, trained.summary, prediction.labels, prediction.probabilities]))
 
-run(main)
+run_main(main)
 """
 
 
@@ -110,4 +109,4 @@ def test_weight_files_that_cannot_predict(tiny_run, tmp_path):
     with pytest.raises(UserError, match="没有"):
         load_model(tmp_path / "none")
     path.write_bytes(b"text")
-    assert_one_chinese_line(run_script("predict", path, path), "损坏")
+    assert_one_chinese_line(run_here("predict", path, path), "损坏")

@@ -4,26 +4,21 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import TINY, run_script
 from PIL import Image
-from test_resume import assert_same_end
-from test_scripts import assert_one_chinese_line
+from support.results import assert_same_end
+from support.running import TINY, assert_one_chinese_line, run_here, run_script
 
 from paddle_vit import UserError
-from paddle_vit.attention.maps import attention_weights, rollout, token_map
+from paddle_vit.attention.maps import rollout, token_map
+from paddle_vit.attention.recording import attention_weights
 from paddle_vit.config import make_config, result_settings
-from paddle_vit.data.sources import load_data, normalize, varied_indices
+from paddle_vit.data.augment import normalize
+from paddle_vit.data.parts import varied_indices
+from paddle_vit.data.sources import load_data
 from paddle_vit.family.swin import SwinTransformer
-from paddle_vit.runs.train import LoadedRun, build_model, load_run
-from paddle_vit.study.attention_pictures import (
-    data_to_look_at,
-    draw_attention,
-    figure_mask,
-    figure_ratio,
-    measure_figure_share,
-    otsu_threshold,
-    pictures_to_show,
-)
+from paddle_vit.runs.loading import LoadedRun, build_model, load_run
+from paddle_vit.study.attention_pictures import data_to_look_at, draw_attention, pictures_to_show
+from paddle_vit.study.attention_share import figure_mask, figure_ratio, measure_figure_share, otsu_threshold
 
 rng = np.random.default_rng(0)
 
@@ -157,11 +152,11 @@ def test_errors(tiny_run, tmp_path):
     assert not (tmp_path / "out").exists()
     done = run_script("show_attention", tiny_run, "--query", "2;0", "--output", tmp_path / "out")
     assert_one_chinese_line(done, "--query", "2;0", "1,2")
-    assert_one_chinese_line(run_script("show_attention", tiny_run, "--output", "/dev/null/x"), "/dev/null")
+    assert_one_chinese_line(run_here("show_attention", tiny_run, "--output", "/dev/null/x"), "/dev/null")
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)
     (run / "best.safetensors").unlink()
-    assert_one_chinese_line(run_script("show_attention", run), "best.safetensors")
+    assert_one_chinese_line(run_here("show_attention", run), "best.safetensors")
 
 
 def test_a_class_token_without_positions_and_own_pictures(picture_folder, tmp_path):

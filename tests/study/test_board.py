@@ -1,41 +1,27 @@
 import json
-import re
 import shutil
-import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, run_script
-from test_scripts import assert_one_chinese_line
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+from support.running import ROOT, address_of, assert_one_chinese_line, free_port, run_here, run_script
 
 
 @pytest.fixture(scope="module")
-def board(tiny_run):
+def shown(tiny_run, tmp_path_factory):
+    """一个运行,在它自己的目录里:别的测试不往里面放东西。"""
+    return shutil.copytree(tiny_run, tmp_path_factory.mktemp("board") / "runs" / "tiny")
+
+
+@pytest.fixture(scope="module")
+def board(shown):
     """真正的 VisualDL 服务;给出它打印的地址。"""
-    command = [sys.executable, str(ROOT / "scripts" / "board.py"), str(tiny_run.parent), "--port", str(free_port())]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    line = process.stdout.readline()
-    address = re.search(r"http://[\d.:]+", line)
-    assert address, line
-    for _ in range(100):
-        try:
-            urllib.request.urlopen(f"{address[0]}/alive", timeout=5)
-            break
-        except OSError:
-            time.sleep(0.1)
-    yield address[0]
-    process.kill()
-    process.wait()
+    command = [sys.executable, str(ROOT / "scripts" / "board.py"), str(shown.parent), "--port", str(free_port())]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        yield address_of(process)
+        process.kill()
 
 
 def test_the_page_answers_without_a_language(board):
@@ -44,13 +30,13 @@ def test_the_page_answers_without_a_language(board):
         assert answer.status == 200
 
 
-def test_the_server_knows_the_run_and_its_curves(board, tiny_run):
+def test_the_server_knows_the_run_and_its_curves(board, shown):
     def ask(path):
         with urllib.request.urlopen(f"{board}/app/api/{path}", timeout=30) as answer:
             return json.loads(answer.read())["data"]
 
     (run,) = ask("runs")
-    assert run == f"{tiny_run.parent.name}/{tiny_run.name}"
+    assert run == f"{shown.parent.name}/{shown.name}"
     values = ask(f"scalar/list?run={run}&tag=loss/val")
     assert [item[1] for item in values] == [1, 2]
 
@@ -96,17 +82,17 @@ def test_the_graph_of_the_model_is_drawn_in_a_browser(board, chromium):
     wait.until(lambda page: "softmax" in page.find_element("tag name", "body").text)
 
 
-def test_exports_are_not_listed_as_graphs(board, tiny_run):
-    export = tiny_run.parent / "export"
+def test_exports_are_not_listed_as_graphs(board, shown):
+    export = shown.parent / "export"
     export.mkdir()
     (export / "model.pdmodel").touch()
     with urllib.request.urlopen(f"{board}/app/api/graph_runs", timeout=30) as answer:
         runs = json.loads(answer.read())["data"]
     shutil.rmtree(export)
-    assert [Path(run).name for run in runs] == [tiny_run.name]
+    assert [Path(run).name for run in runs] == [shown.name]
 
 
-def test_errors(tmp_path, tiny_run, busy_port):
+def test_errors(tmp_path, shown, busy_port):
     assert_one_chinese_line(run_script("board", tmp_path), tmp_path)
-    assert_one_chinese_line(run_script("board", tiny_run, "--port", "0"), "--port", "0")
-    assert_one_chinese_line(run_script("board", tiny_run, "--port", busy_port), busy_port)
+    assert_one_chinese_line(run_here("board", shown, "--port", "0"), "--port", "0")
+    assert_one_chinese_line(run_here("board", shown, "--port", busy_port), busy_port)

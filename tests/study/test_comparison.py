@@ -1,25 +1,16 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, TINY, run_script
-from test_resume import wait_for
-from test_scripts import assert_one_chinese_line
+from support.running import TINY, assert_one_chinese_line, finish, run_here, run_script, script, start, wait_for
 
 from paddle_vit import UserError
-from paddle_vit.config import parse_config
-from paddle_vit.study.comparison import (
-    comparison_figure,
-    comparison_table,
-    curves_figure,
-    parse_seeds,
-    parse_vary,
-    variants,
-)
+from paddle_vit.runs.command_line import parse_config
+from paddle_vit.study.comparison import comparison_figure, comparison_table, parse_seeds, parse_vary, variants
+from paddle_vit.study.curves import curves_figure
 
 
 def row(switch, value, val_top1, is_base=False):
@@ -114,14 +105,11 @@ def test_the_figure_shows_every_seed():
 def test_a_comparison_is_continued(tmp_path):
     output = tmp_path / "compare"
     args = ["--vary", "pool=avg,cls", "--seeds", "0", "--output", output, *TINY, "--epochs", "30"]
-    command = [sys.executable, str(ROOT / "scripts" / "compare.py"), *map(str, args)]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    process = start([sys.executable, script("compare"), *args])
     wait_for((output / "pool-cls-seed0" / "last.safetensors").exists, process)
 
     os.killpg(process.pid, signal.SIGINT)  # 终端里的 Ctrl-C
-    _, errors = process.communicate(timeout=60)
+    _, errors = finish(process)
     assert process.returncode == 130 and errors.startswith("已中断。接着比较"), errors
     assert not (output / "pool-cls-seed0" / "summary.json").exists()
     before = (output / "base-seed0" / "summary.json").stat().st_mtime_ns
@@ -183,4 +171,4 @@ def test_bad_groups(tmp_path):
         (f"a={tmp_path}/a-*", "轮数"),
         (f"a={tmp_path}/unfinished", "没有训练完"),
     ):
-        assert_one_chinese_line(run_script("curves", group, "--output", tmp_path / "x.png"), word)
+        assert_one_chinese_line(run_here("curves", group, "--output", tmp_path / "x.png"), word)

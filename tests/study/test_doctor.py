@@ -11,25 +11,30 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
-from conftest import TINY, run_script
 from paddle import nn
 from PIL import Image
 from safetensors.numpy import load_file
-from test_resume import start, wait_for
-from test_scripts import assert_one_chinese_line
+from support.running import TINY, assert_one_chinese_line, finish, run_script, start_training, wait_for
 
 from paddle_vit import UserError
-from paddle_vit.config import make_config, parse_config
+from paddle_vit.config import make_config
 from paddle_vit.data import augment
-from paddle_vit.data import sources as data_module
-from paddle_vit.data.sources import ArrayPart, DataInfo, load_data
+from paddle_vit.data import batches as data_module
+from paddle_vit.data.info import DataInfo
+from paddle_vit.data.parts import ArrayPart
+from paddle_vit.data.sources import load_data
+from paddle_vit.runs.beginning import begin, choose_normalization, first_weights
+from paddle_vit.runs.command_line import parse_config
+from paddle_vit.runs.directory import open_run
+from paddle_vit.runs.loading import build_model
 from paddle_vit.runs.logs import RunLog
-from paddle_vit.runs.train import build_model, choose_normalization, first_weights, open_run
 from paddle_vit.study.doctor import Run, diagnose, load_records, report
 from paddle_vit.system import processes
 from paddle_vit.system.runtime import seed_everything
+from paddle_vit.tasks.classification import Classification
+from paddle_vit.tasks.examination import neighbour_top1
 from paddle_vit.training import loop as training
-from paddle_vit.training.health import neighbour_top1
+from paddle_vit.training.health import Health, NoHealth
 from paddle_vit.training.loop import fit
 from paddle_vit.weights import save_report
 
@@ -43,29 +48,27 @@ SMALL = (
 class QuickLog(RunLog):
     """不画图的 RunLog:画图比这样小的训练还慢。"""
 
-    def images(self, tag, images, step, columns=8):
+    def pictures(self, pictures, epoch):
         pass
 
-    def histograms(self, named_arrays, step):
-        pass
-
-    def evaluation(self, part_name, evaluation, part, classes, step):
+    def histograms(self, named_arrays, epoch):
         pass
 
 
 def train(directory, *options, change_data=None, change_model=None):
     """一次真的训练;change_data、change_model 把毛病种进去。"""
     config = parse_config([*SMALL, *map(str, options), "--output", str(directory)])
-    data = choose_normalization(load_data(config), config)
+    beginning = begin(config)
+    data = choose_normalization(load_data(config), config, beginning)
     data = change_data(data) if change_data else data
     seed_everything(config.seed)
     model = build_model(config, data.info)
-    started = first_weights(model, config, data.info)
+    started = first_weights(model, config, data.info, beginning)
     model = change_model(model) if change_model else model
-    with open_run(config, data.info) as run:
+    with open_run(config, data.info, beginning) as run:
         if started:
             save_report(started, run / "init.json")
-        fit(model, data, config, run, partial(QuickLog, run, config.epochs))
+        fit(model, Classification(data, config), config, run, partial(QuickLog, run, config.epochs))
     return directory
 
 
@@ -537,24 +540,21 @@ def test_a_run_without_the_new_records_is_still_read(tiny_run, tmp_path):
     assert "归一化" in line and "学习率太大" in line and "过拟合" not in line
 
 
-def test_metrics_of_an_older_version_only_skip_the_wait_for_data(tiny_run, tmp_path):
+def test_damaged_metrics_are_refused(tiny_run, tmp_path):
     run = shutil.copytree(tiny_run, tmp_path / "run")
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    old = [{name: value for name, value in line.items() if name != "data_wait"} for line in lines]
-    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in old), encoding="utf-8")
-    _, skipped = diagnose(load_records(run))
-    assert skipped == ["读数据的时间"]
-    (run / "metrics.jsonl").write_text(json.dumps({**lines[0], "data_wait": "0"}) + "\n", encoding="utf-8")
-    with pytest.raises(UserError, match="已损坏"):
-        load_records(run)
+    without = {name: value for name, value in lines[0].items() if name != "data_wait"}
+    for bad in ({**lines[0], "data_wait": "0"}, {**lines[0], "val_top1": 1.5}, without):
+        (run / "metrics.jsonl").write_text(json.dumps(bad) + "\n", encoding="utf-8")
+        with pytest.raises(UserError, match="已损坏"):
+            load_records(run)
 
 
 def test_an_interrupted_run(tmp_path):
-    process = start(*TINY, "--epochs", "5000", "--output", tmp_path / "run")
+    process = start_training(*TINY, "--epochs", "5000", "--output", tmp_path / "run")
     wait_for((tmp_path / "run" / "last.safetensors").exists, process)
     assert "正在训练" in report(load_records(tmp_path / "run"))[0]
-    process.send_signal(signal.SIGINT)
-    process.communicate()
+    finish(process, signal.SIGINT)
     finding = diagnose(load_records(tmp_path / "run"))[0][-1]
     assert finding.name == "训练没有完成"
     assert f"--resume {tmp_path / 'run'}" in finding.advice
@@ -562,7 +562,7 @@ def test_an_interrupted_run(tmp_path):
 
 def test_the_record_does_not_change_the_training(tmp_path, monkeypatch):
     train(tmp_path / "with", "--epochs", 2, "--batch-size", 128)
-    monkeypatch.setattr(training, "Health", lambda directory, enabled: NoHealth())
+    monkeypatch.setattr(training, "Health", lambda directory: NoHealth())
     train(tmp_path / "without", "--epochs", 2, "--batch-size", 128)
     assert not (tmp_path / "without" / "health.json").exists()
     first, second = (load_file(tmp_path / name / "last.safetensors") for name in ("with", "without"))
@@ -571,11 +571,9 @@ def test_the_record_does_not_change_the_training(tmp_path, monkeypatch):
         np.testing.assert_array_equal(first[name], second[name], err_msg=name)
 
 
-class NoHealth:
-    enabled = False
-
-    def __getattr__(self, name):
-        return lambda *args: None
+def test_the_record_of_the_other_processes_has_every_method():
+    public = {name for name in dir(Health) if not name.startswith("_")}
+    assert public == {name for name in dir(NoHealth) if not name.startswith("_")}
 
 
 def test_neighbour_top1_against_brute_force():

@@ -1,5 +1,7 @@
 """Wrong solutions: (file in tests/solutions, name of the mistake, [(old text, new text), ...])."""
 
+from support.running import ROOT
+
 SPLIT = "        x = x.reshape([B, N, self.num_heads, self.head_dim])\n        return x.transpose([0, 2, 1, 3])"
 MERGE = "        z = z.transpose([0, 2, 1, 3])\n"
 NORMAL = "logits - logits.max(axis=1, keepdim=True))\n    return e / e.sum(axis=1, keepdim=True)"
@@ -12,6 +14,7 @@ ROLL = "result = paddle.matmul(m, result)"
 LOG = "log_p = logits - paddle.exp(logits).sum(axis=1, keepdim=True).log()"
 GRAD = "    return weight - learning_rate * grad_weight, bias - learning_rate * grad_bias, loss"
 
+SOLUTIONS = ROOT / "tests" / "solutions"
 PLANTED = [
     # 0: softmax, cross-entropy, gradient step
     ("ex0_classifier", "softmax_axis", [(NORMAL, NORMAL.replace("axis=1", "axis=0"))]),
@@ -239,3 +242,14 @@ PLANTED = [
     ("ex9_mask_and_cost", "per_token", [("2 * N * D * D\n    if kind == \"conv", "2 * D * D\n    if kind == \"conv")]),
     ("ex9_mask_and_cost", "parameters_times_tokens", [("K * D * D + D,", "N * (K * D * D + D),")]),
 ]  # fmt: skip
+
+
+def planted(tmp_path, name, patches):
+    """A solution with each old text replaced by the new one."""
+    source = (SOLUTIONS / f"{name}.py").read_text(encoding="utf-8")
+    for old, new in patches:
+        assert old in source, old
+        source = source.replace(old, new)
+    path = tmp_path / f"{name}.py"
+    path.write_text(source, encoding="utf-8")
+    return path

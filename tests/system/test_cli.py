@@ -27,7 +27,7 @@ def test_user_errors_are_one_line(capsys, error, status, word):
         raise error
 
     with pytest.raises(SystemExit) as stopped:
-        cli.run(main)
+        cli.run_main(main)
     assert stopped.value.code == status
     text = capsys.readouterr().err
     assert word in text and text.count("\n") == 1
@@ -39,7 +39,7 @@ def test_program_errors_keep_their_traceback(error):
         raise error
 
     with pytest.raises(type(error)):
-        cli.run(main)
+        cli.run_main(main)
 
 
 def test_pair_of_numbers_and_options_between_positionals():

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
 
 from paddle_vit.system import pictures
-from paddle_vit.system.pictures import figure_and_font, use_chinese_font
+from paddle_vit.system.pictures import figure_and_words, use_chinese_font
 
 INSTALLED = {font.name for font in fontManager.ttflist}
 needs_font = pytest.mark.skipif(not INSTALLED & set(pictures._CJK_FONTS), reason="没有装中文字体")
@@ -47,8 +47,8 @@ def test_chinese_is_drawn_only_after_use_chinese_font():
 
 def test_figures_and_notebooks_choose_the_same_font():
     before = dict(matplotlib.rcParams)
-    _, font = figure_and_font(1, 1)
-    assert dict(matplotlib.rcParams) == before  # figure_and_font 不改全局设置
+    font = figure_and_words(1, 1)[1].font
+    assert dict(matplotlib.rcParams) == before  # figure_and_words 不改全局设置
     assert use_chinese_font() == font
 
 
@@ -57,4 +57,4 @@ def test_without_a_chinese_font_nothing_changes(monkeypatch):
     before = dict(matplotlib.rcParams)
     assert use_chinese_font() is None
     assert dict(matplotlib.rcParams) == before
-    assert figure_and_font(1, 1)[1] is None
+    assert figure_and_words(1, 1)[1].font is None

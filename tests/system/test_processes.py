@@ -8,14 +8,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, run_script
 from safetensors.numpy import load_file
-from test_logs import read_scalars
-from test_resume import start, wait_for
-from test_scripts import assert_one_chinese_line
+from support.results import read_scalars
+from support.running import (
+    ROOT,
+    assert_one_chinese_line,
+    finish,
+    free_port,
+    run_script,
+    script,
+    start,
+    start_training,
+    wait_for,
+)
 
 from paddle_vit import UserError
-from paddle_vit.system import processes as module
+from paddle_vit.system import companions as module
+from paddle_vit.system import processes as joining
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="gloo 只在 Linux 上试过")
 
@@ -94,7 +103,7 @@ def test_ctrl_c_stops_all_processes_at_the_same_step(tmp_path):
     settings = [*SETTINGS, "--epochs", "60", "--processes", "2"]
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     run_script("train", *settings, "--output", whole, check=0)
-    process = start(*settings, "--output", stopped)
+    process = start_training(*settings, "--output", stopped)
     wait_for_an_epoch(stopped, process)
     others = others_of(process)
     assert len(others) == 1
@@ -110,7 +119,7 @@ def test_ctrl_c_stops_all_processes_at_the_same_step(tmp_path):
 @pytest.mark.parametrize("moment", [pytest.param("starting", marks=pytest.mark.slow), "training"])
 def test_a_lost_companion_ends_the_training_with_one_line(tmp_path, moment):
     directory = tmp_path / "run"
-    process = start(*SETTINGS, "--epochs", "5000", "--processes", "2", "--output", directory)
+    process = start_training(*SETTINGS, "--epochs", "5000", "--processes", "2", "--output", directory)
     if moment == "training":
         wait_for(
             lambda: (directory / "metrics.jsonl").exists() and (directory / "metrics.jsonl").stat().st_size, process
@@ -127,12 +136,11 @@ def test_a_lost_companion_ends_the_training_with_one_line(tmp_path, moment):
 
 def test_companions_go_when_the_first_process_is_killed(tmp_path):
     directory = tmp_path / "run"
-    process = start(*SETTINGS, "--epochs", "5000", "--processes", "3", "--output", directory)
+    process = start_training(*SETTINGS, "--epochs", "5000", "--processes", "3", "--output", directory)
     wait_for(lambda: (directory / "metrics.jsonl").exists(), process)
     others = others_of(process)
     assert len(others) == 2
-    process.kill()
-    process.communicate()
+    finish(process, signal.SIGKILL)
     wait_until_gone(others)
 
 
@@ -203,20 +211,21 @@ def test_one_process_resumes_what_two_began(tmp_path):
     settings = [*SETTINGS, "--epochs", "40"]
     whole, moved = tmp_path / "whole", tmp_path / "moved"
     run_script("train", *settings, "--output", whole, check=0)
-    process = subprocess.Popen(
-        [*LAUNCH, str(ROOT / "scripts" / "train.py"), *settings, "--output", str(moved)],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    command = [*LAUNCH, script("train"), *settings, "--output", moved]
+    process = start(command, cwd=tmp_path, stderr=subprocess.STDOUT)
     for line in process.stdout:
         if line.startswith("第 3/40 轮"):
             break
     # launch 的各个进程自成一组,按命令行里的目录名把它们和 launch 一起杀掉
     subprocess.run(["pkill", "-KILL", "-f", str(moved)], check=True)
-    process.communicate()
+    finish(process)
     assert not (moved / "summary.json").exists()
     done = run_script("train", "--resume", moved, check=0)
     assert "续训:从第 " in done.stdout
     assert_equal_up_to_rounding(whole, moved)
+
+
+def test_waiting_for_a_process_that_never_comes_ends(monkeypatch):
+    monkeypatch.setattr(joining, "START_SECONDS", 0.2)
+    with pytest.raises(UserError, match="--processes 1"):
+        joining._wait_for(f"127.0.0.1:{free_port()}")

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import paddle
 import pytest
-from conftest import ROOT
+from support.running import ROOT
 
 from paddle_vit import UserError
 from paddle_vit.system import runtime as runtime_module

@@ -1,22 +1,23 @@
 import dataclasses
 import json
 import shutil
+import signal
 
 import numpy as np
 import paddle
 import pytest
-from conftest import TINY, run_script
 from PIL import Image
-from test_resume import assert_same_end, start, wait_for
-from test_scripts import assert_one_chinese_line
+from support.results import assert_same_end
+from support.running import TINY, assert_one_chinese_line, finish, run_here, run_script, start_training, wait_for
 
 from paddle_vit import UserError, ViT
 from paddle_vit.config import make_config
 from paddle_vit.data.augment import normalize
-from paddle_vit.data.sources import DataInfo, load_info
-from paddle_vit.runs.train import load_distillation, load_run
+from paddle_vit.data.info import DataInfo, load_info
+from paddle_vit.runs.beginning import begin, load_distillation
+from paddle_vit.runs.loading import load_run
+from paddle_vit.tasks.classification import label_objective
 from paddle_vit.tasks.distillation import Distillation, distillation_loss, teacher_input
-from paddle_vit.training.loop import label_objective
 from paddle_vit.weights.checkpoint import read_model, save_model
 
 SMALL = dict(image_size=8, patch_size=4, in_channels=1, embed_dim=8, depth=1, num_heads=2, num_classes=3)
@@ -65,7 +66,7 @@ def test_the_gradient_of_the_soft_loss_does_not_shrink_with_the_temperature():
 @pytest.mark.parametrize("kind", ["hard", "soft"])
 def test_the_objective_equals_numpy(kind, distilled):
     teacher = ViT(**SMALL, position_embedding="learnable")
-    student = ViT(**{**SMALL, "embed_dim": 16}, pool="cls", distillation=distilled)
+    student = ViT(**{**SMALL, "embed_dim": 16}, pool="cls", distillation_token=distilled)
     images, targets = paddle.randn([6, 1, 8, 8]), softmax(logits(2, 3)[:6])
     objective = Distillation(teacher, INFO, INFO, kind, alpha=0.3, temperature=2.0)
     prediction, loss = objective(student, images, paddle.to_tensor(targets))
@@ -94,7 +95,7 @@ def test_the_teacher_is_frozen_and_does_not_drop_out():
 
 
 def test_each_head_learns_its_own_part():
-    teacher, student = ViT(**SMALL), ViT(**SMALL, pool="cls", distillation=True)
+    teacher, student = ViT(**SMALL), ViT(**SMALL, pool="cls", distillation_token=True)
     images, targets = paddle.randn([4, 1, 8, 8]), paddle.to_tensor(np.eye(3, dtype="float32")[[0, 1, 2, 0]])
     for alpha, silent, learning in ((0.0, "distillation_head", "head"), (1.0, "head", "distillation_head")):
         student.clear_gradients()
@@ -104,7 +105,7 @@ def test_each_head_learns_its_own_part():
 
 
 def test_without_a_teacher_the_mean_of_the_heads_learns_the_labels():
-    student = ViT(**SMALL, pool="cls", distillation=True)
+    student = ViT(**SMALL, pool="cls", distillation_token=True)
     images, targets = paddle.randn([4, 1, 8, 8]), np.eye(3, dtype="float32")[[0, 1, 2, 0]]
     prediction, loss = label_objective(student, images, paddle.to_tensor(targets))
     mean = sum(x.numpy() for x in student.forward_heads(images)) / 2
@@ -136,6 +137,11 @@ def test_a_teacher_of_something_else(changes, word):
         Distillation(ViT(**SMALL), dataclasses.replace(INFO, **changes), INFO)
 
 
+def distillation(settings, info):
+    config = make_config(settings)
+    return load_distillation(config, info, begin(config))
+
+
 def test_bad_teachers(tiny_run, tmp_path):
     info = load_info(tiny_run / "data.json")
     tensors, model, saved = read_model(tiny_run / "best.safetensors")
@@ -143,10 +149,10 @@ def test_bad_teachers(tiny_run, tmp_path):
     (tmp_path / "text.safetensors").write_text("text")
     for name, word in (("none", "--teacher"), ("text.safetensors", "文本文件"), ("other.safetensors", "次序")):
         with pytest.raises(UserError, match=word):
-            load_distillation(make_config({"teacher": str(tmp_path / name)}), info)
-    assert load_distillation(make_config({"teacher": str(tiny_run), "distillation": "none"}), info) is None
-    assert load_distillation(make_config({}), info) is None
-    found = load_distillation(make_config({"teacher": str(tiny_run / "best.safetensors")}), info)
+            distillation({"teacher": str(tmp_path / name)}, info)
+    assert distillation({"teacher": str(tiny_run), "distillation": "none"}, info) is None
+    assert distillation({}, info) is None
+    found = distillation({"teacher": str(tiny_run / "best.safetensors")}, info)
     assert (found.kind, found.alpha, found.temperature) == ("hard", 0.5, 3.0) and not found.teacher.training
     images = paddle.randn([2, 1, 8, 8])
     np.testing.assert_array_equal(found.teacher(images).numpy(), load_run(tiny_run).model(images).numpy())
@@ -160,12 +166,11 @@ def test_distilling_in_training_and_resuming(tiny_run, tmp_path):
     args += ["--checkpoint-minutes", "0.0001", "--processes", "1"]
     done = run_script("train", *args, "--output", whole, check=0)
     assert "蒸馏(soft):老师" in done.stdout
-    process = start(*args, "--output", killed)
+    process = start_training(*args, "--output", killed)
     wait_for((killed / "last.safetensors").exists, process)
-    process.kill()
-    process.communicate()
+    finish(process, signal.SIGKILL)
     teacher.rename(tmp_path / "moved")
-    assert_one_chinese_line(run_script("train", "--resume", killed), "--teacher", teacher)
+    assert_one_chinese_line(run_here("train", "--resume", killed), "--teacher", teacher)
     (tmp_path / "moved").rename(teacher)
     run_script("train", "--resume", killed, check=0)
     assert_same_end(whole, killed)

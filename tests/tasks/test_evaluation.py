@@ -2,7 +2,7 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 import pytest
-from test_training import INFO, small_model, toy_part
+from support.toys import INFO, small_model, toy_part
 
 from paddle_vit.tasks.evaluation import Evaluation, evaluate
 

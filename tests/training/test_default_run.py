@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from conftest import run_script
+from support.running import run_script
 
 
 @pytest.mark.slow

@@ -4,35 +4,23 @@ import math
 import numpy as np
 import paddle
 import pytest
+from support.toys import INFO, ToyData, small_model, toy_part
 
-from paddle_vit import UserError, ViT, create_model
+from paddle_vit import UserError, create_model
 from paddle_vit.config import make_config
-from paddle_vit.data.sources import ArrayPart, DataInfo
 from paddle_vit.system.pictures import _chinese_font
+from paddle_vit.system.runtime import autocast
+from paddle_vit.tasks.classification import Classification
 from paddle_vit.tasks.evaluation import evaluate
 from paddle_vit.training.health import Health
-from paddle_vit.training.loop import Ema, _is_now_and_then, _Trainer, choose_trained, learning_rate, make_optimizer
-
-INFO = DataInfo("toy", ("a", "b", "c"), 1, 8, (0.5,), (0.25,), {"train": 40, "val": 10, "test": 10})
-
-
-def small_model(**options):
-    settings = dict(image_size=8, patch_size=4, in_channels=1, num_classes=3, embed_dim=8, depth=1, num_heads=2)
-    return ViT(**{**settings, **options})
-
-
-def toy_part(n=40):
-    rng = np.random.default_rng(0)
-    return ArrayPart(rng.integers(0, 256, (n, 8, 8, 1), "uint8"), np.arange(n) % 3)
-
-
-class ToyData:
-    info, train, val, test = INFO, toy_part(40), toy_part(10), toy_part(10)
+from paddle_vit.training.loop import Trainer
+from paddle_vit.training.optimizer import Ema, choose_trained, learning_rate, make_optimizer
+from paddle_vit.training.progress import is_now_and_then
 
 
 def trainer(model, **settings):
-    made = _Trainer(model, ToyData, make_config(settings), None, None, 0, 1)
-    return made
+    config = make_config(settings)
+    return Trainer(model, Classification(ToyData, config), config, "unused")
 
 
 def test_learning_rate_warms_up_and_anneals():
@@ -119,8 +107,8 @@ def test_accumulation_equals_one_large_batch():
         model = small_model()
         model.set_state_dict(start)
         model.train()
-        step = trainer(model, accumulate=accumulate, batch_size=10).train_step(images, targets, 0.01)
-        results.append((step.loss, step.correct, step.grad_norm, model.head.weight.numpy()))
+        step = trainer(model, accumulate=accumulate, batch_size=10).train_step((images, targets), 0.01)
+        results.append((step.loss, step.sums["top1"], step.grad_norm, model.head.weight.numpy()))
     np.testing.assert_allclose(results[0][0], results[1][0], rtol=1e-5)
     assert results[0][1] == results[1][1]
     np.testing.assert_allclose(results[0][2], results[1][2], rtol=1e-4)
@@ -136,7 +124,7 @@ def test_gradient_clipping(clip):
     made.optimizer.clear_grad = lambda set_to_zero: seen.update(
         norm=math.sqrt(sum(float((p.grad**2).sum()) for p in model.parameters()))
     )
-    norm = made.train_step(images, targets, 0.0).grad_norm
+    norm = made.train_step((images, targets), 0.0).grad_norm
     assert norm > 0.01
     np.testing.assert_allclose(seen["norm"], clip or norm, rtol=1e-3)
 
@@ -148,7 +136,7 @@ def test_nan_stops_names_the_step_and_leaves_the_weights(bad):
     made = trainer(model, batch_size=10)
     made.progress.epoch, made.progress.step = 2, 1
     with pytest.raises(UserError, match=r"第 3 轮第 2 步.全程第 10 步"):
-        made.train_step(np.full((4, 1, 8, 8), bad, "float32"), np.eye(3, dtype="float32")[[0, 1, 2, 0]], 0.1)
+        made.train_step((np.full((4, 1, 8, 8), bad, "float32"), np.eye(3, dtype="float32")[[0, 1, 2, 0]]), 0.1)
     np.testing.assert_array_equal(model.head.weight.numpy(), before)
 
 
@@ -158,12 +146,12 @@ def test_mixed_precision_path_trains_and_evaluates():
     model = small_model()
     made = trainer(model)
     plain = evaluate(model, toy_part(10), INFO, 4)
-    with pytest.warns(UserWarning, match="no effect"):
-        mixed = evaluate(model, toy_part(10), INFO, 4, precision="bfloat16")
+    with pytest.warns(UserWarning, match="no effect"), autocast("bfloat16"):
+        mixed = evaluate(model, toy_part(10), INFO, 4)
     np.testing.assert_allclose(mixed.losses, plain.losses, atol=0.05)
     made.precision = "bfloat16"
     with pytest.warns(UserWarning, match="no effect"):
-        step = made.train_step(images, targets, 0.01)
+        step = made.train_step((images, targets), 0.01)
         loss, norm = step.loss, step.grad_norm
     assert math.isfinite(loss) and norm > 0 and model.head.weight.dtype == paddle.float32
 
@@ -175,8 +163,8 @@ def test_a_model_learns_to_tell_bright_from_dark():
     for _ in range(60):
         labels = rng.integers(0, 3, 32)
         images = rng.normal(labels[:, None, None, None] - 1, 0.3, (32, 1, 8, 8)).astype("float32")
-        step = made.train_step(images, np.eye(3, dtype="float32")[labels], 0.01)
-        loss, correct = step.loss, step.correct
+        step = made.train_step((images, np.eye(3, dtype="float32")[labels]), 0.01)
+        loss, correct = step.loss, step.sums["top1"]
     assert correct >= 31
     assert loss < 0.2
 
@@ -192,27 +180,28 @@ def test_a_model_learns_to_tell_bright_from_dark():
     ],
 )
 def test_figures_are_drawn_now_and_then(epochs, least, drawn):
-    assert [epoch + 1 for epoch in range(epochs) if _is_now_and_then(epoch, epochs, least)] == drawn
+    assert [epoch + 1 for epoch in range(epochs) if is_now_and_then(epoch, epochs, least)] == drawn
 
 
-def test_attention_is_logged_as_figures_with_titles():
-    figures = {}
+def attention_pictures(model, **settings):
+    """评估验证集之后画的注意力:标签 -> 图。"""
+    task = trainer(model, **settings).task
+    pictures = task.pictures(model, task.evaluate(model, "val"), "val", "第 1 轮")
+    return {picture.tag: picture.image for picture in pictures if picture.tag.startswith("attention/")}
 
-    class Log:
-        def figure(self, tag, figure, step):
-            figures[tag] = step, figure
 
+def test_attention_is_drawn_with_titles():
     model = small_model(embed_dim=12, depth=2, num_heads=3)
     model.eval()
-    trainer(model, attention_images=2).log_attention(Log())
-    assert {tag: step for tag, (step, _) in figures.items()} == {"attention/heads": 1, "attention/rollout": 1}
-    (heads,), (rollout,) = (figures[tag][1].axes for tag in ("attention/heads", "attention/rollout"))
+    figures = attention_pictures(model, attention_images=2)
+    assert figures.keys() == {"attention/heads", "attention/rollout"}
+    (heads,), (rollout,) = (figures[tag].axes for tag in ("attention/heads", "attention/rollout"))
     assert len(heads.get_yticklabels()) == 2 and len(heads.get_xticklabels()) == 3  # 一行一层,一列一头
     assert [label.get_text() for label in rollout.get_yticklabels()] == ["a", "b"]
     if _chinese_font():
         assert [label.get_text() for label in heads.get_yticklabels()] == ["第 1 层", "第 2 层"]
-        assert figures["attention/rollout"][1].get_suptitle() == "第 1 轮看图像的哪里"
-    trainer(model, attention_images=0).log_attention(None)
+        assert figures["attention/rollout"].get_suptitle() == "第 1 轮看图像的哪里"
+    assert attention_pictures(model, attention_images=0) == {}
 
 
 @pytest.mark.parametrize("name", ["vit", "distilled", "swin"])
@@ -221,7 +210,7 @@ def test_health_sees_the_images_of_every_model(name, tmp_path):
     if name == "swin":
         model = create_model("swin_tiny", image_size=8, in_channels=1, embed_dim=12, depths=(1, 1), num_heads=(1, 2))
     else:
-        model = small_model(pool="cls", distillation=name == "distilled")
+        model = small_model(pool="cls", distillation_token=name == "distilled")
     health = Health(tmp_path)
     health.watch(model)
     images = {"train": 2 + 3 * paddle.randn([8, 1, 8, 8]), "val": paddle.randn([8, 1, 8, 8])}
@@ -238,9 +227,12 @@ def test_health_sees_the_images_of_every_model(name, tmp_path):
     assert not model._forward_post_hooks and not model.patch_embed._forward_pre_hooks
 
 
-def test_attention_of_swin_is_not_logged():
-    model = create_model("swin_tiny", image_size=8, in_channels=1, embed_dim=12, depths=(1, 1), num_heads=(1, 2))
-    trainer(model, attention_images=2).log_attention(None)
+def test_attention_of_swin_and_of_ones_own_model_is_not_drawn():
+    shape = dict(image_size=8, in_channels=1, num_classes=3, embed_dim=12, depths=(1, 1), num_heads=(1, 2))
+    swin = create_model("swin_tiny", **shape)
+    own = paddle.nn.Sequential(paddle.nn.Flatten(), paddle.nn.Linear(64, 3))
+    for model in (swin, own):
+        assert attention_pictures(model, attention_images=2) == {}
 
 
 @pytest.mark.parametrize("name, heads", [("vit_tiny", 2), ("deit_tiny_distilled", 4)])

@@ -8,9 +8,9 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
+from support.running import ROOT
 
 from paddle_vit import UserError, ViT
 from paddle_vit.system.files import atomic_write

@@ -13,12 +13,13 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
-from conftest import ROOT
 from safetensors.numpy import save as to_safetensors
+from support.running import ROOT
 
 from paddle_vit import UserError
 from paddle_vit.weights.files import open_tensors
 
+SECONDS = 5  # CPU 时间;平常远不到一秒,机器却可能慢几倍
 FILES = Path(__file__).parents[1] / "reference" / "files"
 RANDOM = np.random.default_rng(0)
 ARRAYS = {
@@ -53,11 +54,11 @@ def check(path, expected):
 
 
 def refused(path, *words):
-    """A UserError of one line that says these words, within a second."""
+    """A UserError of one line that says these words, within a few seconds."""
     start = time.process_time()
     with pytest.raises(UserError) as error:
         read_all(path)
-    assert time.process_time() - start < 1
+    assert time.process_time() - start < SECONDS
     message = str(error.value)
     assert "\n" not in message and all(word in message for word in words), message
 
@@ -629,7 +630,7 @@ def test_a_safetensors_header_with_very_many_tensors(tmp_path):
     header = {str(i): {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]} for i in range(20_000)}
     start = time.process_time()
     assert len(open_tensors(write(tmp_path / "a", safetensors_file(header)))) == 20_000
-    assert time.process_time() - start < 1
+    assert time.process_time() - start < SECONDS
     refused(write(tmp_path / "a", safetensors_file(b'{"a":"' + b"x" * (5 << 20) + b'"}')), "太长")
 
 
@@ -688,7 +689,7 @@ def reads_or_refuses(path):
                     assert "\n" not in str(error)
     except UserError as error:
         assert "\n" not in str(error)
-    assert time.process_time() - start < 1
+    assert time.process_time() - start < SECONDS
 
 
 @pytest.mark.filterwarnings("error")

@@ -4,7 +4,7 @@ import numpy as np
 import paddle
 import pytest
 from safetensors.numpy import load_file
-from test_weights_reference import CASES, build, file_of
+from support.reference import CASES, build, file_of
 
 from paddle_vit import UserError
 from paddle_vit.family.swin import SwinTransformer
@@ -40,7 +40,7 @@ def test_timm_files_come_back_bit_by_bit(name, tmp_path):
     "options",
     [
         dict(pool="cls", position_embedding="learnable", qkv_bias=True),
-        dict(pool="cls", position_embedding="learnable", distillation=True),
+        dict(pool="cls", position_embedding="learnable", distillation_token=True),
         dict(pool="cls", position_embedding="learnable", register_tokens=3, layer_scale=0.1, qk_norm=True),
         dict(pool="avg", position_embedding="learnable", register_tokens=3),
         dict(pool="avg", position_embedding="sincos", norm_after_pool=True),
@@ -86,7 +86,7 @@ def test_fixed_positions_are_written_out(tmp_path):
     [
         (dict(qk_scale=0.3), "qk_scale"),
         (dict(head="mlp"), "分类头是 mlp"),
-        (dict(pool="cls", distillation=True, register_tokens=2), "蒸馏"),
+        (dict(pool="cls", distillation_token=True, register_tokens=2), "蒸馏"),
     ],
 )
 def test_what_timm_does_not_have_is_refused(options, word, tmp_path):

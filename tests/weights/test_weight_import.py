@@ -8,15 +8,14 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
-from conftest import ROOT, run_script
 from PIL import Image
-from test_scripts import assert_one_chinese_line
-from test_weights_reference import CASES, FACTS, build, file_of, outputs
+from support.reference import CASES, FACTS, build, file_of, outputs
+from support.running import ROOT, assert_one_chinese_line, run_script
 
 from paddle_vit import UserError
-from paddle_vit.config import parse_config
 from paddle_vit.family.models import create_model
-from paddle_vit.runs.train import load_model
+from paddle_vit.runs.command_line import parse_config
+from paddle_vit.runs.loading import load_model
 from paddle_vit.weights import describe_weights, export_weights, load_weights
 from paddle_vit.weights.checkpoint import read_description, read_model
 from paddle_vit.weights.conversion import import_weights, parse_settings, read_class_names
@@ -122,21 +121,6 @@ def test_the_timm_file_beside_it(tmp_path):
     load_weights(model, timm)
     given, expected = outputs("timm_vit", model)
     assert np.abs(given["logits"] - expected["logits"]).max() <= 1e-4
-
-
-def test_old_runs(tiny_run, tmp_path):
-    """以前的运行只有 best.pdparams,说明在旁边的 config.yaml 和 data.json。"""
-    old = tmp_path / "old"
-    shutil.copytree(tiny_run, old)
-    state = load_model(tiny_run).model.state_dict()
-    (old / "best.safetensors").unlink()
-    paddle.save(state, str(old / "best.pdparams"))
-    _, report = import_weights(old, tmp_path / "new.safetensors")
-    assert set(report.loaded) == set(state)
-    new, source = load_model(tmp_path / "new.safetensors"), load_model(tiny_run)
-    assert new.info.classes == source.info.classes and new.info.mean == source.info.mean
-    images = paddle.randn([4, 1, 8, 8])
-    np.testing.assert_array_equal(new.model(images).numpy(), source.model(images).numpy())
 
 
 def test_mistakes_on_the_command_line(tmp_path):

@@ -1,20 +1,23 @@
 import json
 import shutil
+import signal
 
 import numpy as np
 import paddle
 import pytest
-from conftest import run_script
 from PIL import Image
 from safetensors.numpy import load_file
-from test_resume import assert_same_end, start, wait_for
-from test_scripts import assert_one_chinese_line
+from support.results import assert_same_end
+from support.running import assert_one_chinese_line, finish, run_script, start_training, wait_for
 
 from paddle_vit import UserError, ViT
-from paddle_vit.config import Config, load_config, make_config, parse_config, result_settings
-from paddle_vit.data.sources import load_data, load_info
-from paddle_vit.runs.train import build_model, choose_normalization, load_run
-from paddle_vit.training.loop import choose_trained
+from paddle_vit.config import Config, load_config, make_config, result_settings
+from paddle_vit.data.info import load_info
+from paddle_vit.data.sources import load_data
+from paddle_vit.runs.beginning import Beginning, begin, choose_normalization
+from paddle_vit.runs.command_line import parse_config
+from paddle_vit.runs.loading import build_model, load_run
+from paddle_vit.training.optimizer import choose_trained
 from paddle_vit.weights import load_weights
 from paddle_vit.weights.checkpoint import read_model, save_model
 
@@ -178,9 +181,10 @@ def test_statistics_of_the_source(tiny_run):
     data = load_data(Config(dataset="digits", val_fraction=0.3))
     info = load_info(tiny_run / "data.json")
     assert data.info.mean != info.mean
-    kept = choose_normalization(data, Config(weights=str(tiny_run)))
+    config = Config(weights=str(tiny_run))
+    kept = choose_normalization(data, config, begin(config))
     assert (kept.info.mean, kept.info.std, kept.info.counts) == (info.mean, info.std, data.info.counts)
-    assert choose_normalization(data, Config()) is data
+    assert choose_normalization(data, Config(), Beginning()) is data
 
 
 # ---- 训练 ----
@@ -230,10 +234,9 @@ def test_resume(tiny_run, tmp_path):
     assert "微调:" in done.stdout
     assert_same_end(whole, started)
     assert (whole / "init.json").read_bytes() == (started / "init.json").read_bytes()
-    process = start(*args, "--output", killed)
+    process = start_training(*args, "--output", killed)
     wait_for((killed / "last.safetensors").exists, process)
-    process.kill()
-    process.communicate()
+    finish(process, signal.SIGKILL)
     shutil.rmtree(source)  # 有了检查点:原来的运行不在了也能接着训练
     done = run_script("train", "--resume", killed, check=0)
     assert "微调:" not in done.stdout
@@ -285,10 +288,9 @@ def test_linear_probing_moves_only_the_head(tiny_run, tmp_path, head):
     averages = load_file(whole / "last.safetensors")
     np.testing.assert_array_equal(averages["ema/norm.weight"], averages["model/norm.weight"])
     if head == "linear":
-        process = start(*args, "--output", killed)
+        process = start_training(*args, "--output", killed)
         wait_for((killed / "last.safetensors").exists, process)
-        process.kill()
-        process.communicate()
+        finish(process, signal.SIGKILL)
         run_script("train", "--resume", killed, check=0)
         assert_same_end(whole, killed)
 

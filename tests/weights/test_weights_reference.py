@@ -4,44 +4,25 @@ import json
 import pickle
 import shutil
 import sys
-from pathlib import Path
 
 import numpy as np
 import paddle
 import pytest
 import yaml
 from safetensors.numpy import load_file, save_file
+from support.reference import CASES, FACTS, REFERENCE, build, file_of, outputs
 
 from paddle_vit import UserError
 from paddle_vit.family.swin import SwinTransformer
-from paddle_vit.layers import Attention
 from paddle_vit.vit import ViT
 from paddle_vit.weights import describe_weights, load_weights, propose_table
 from paddle_vit.weights.files import open_tensors
 from paddle_vit.weights.tables import bundled_tables
 
-REFERENCE = Path(__file__).parents[1] / "reference"
 sys.path.insert(0, str(REFERENCE))
-from images import image_batch  # noqa: E402
 
-CASES = json.loads((REFERENCE / "cases.json").read_text("utf-8"))
-MODELS = {"vit": ViT, "deit": ViT, "swin": SwinTransformer, "attention": Attention}
-CASES = {name: case for name, case in CASES.items() if "file" in case}
 INDEX_TABLES = ("relative_position_index", "attn_mask")
 LOADING = [name for name, case in CASES.items() if case["loads"]]
-# 名字看不出来的事实
-FACTS = {"norm_first": True, "activation": "gelu", "epsilon": 1e-5, "num_heads": 3, "normalization": "half"}
-
-
-def build(name, **changes):
-    case = CASES[name]
-    model = MODELS[case["family"]](**{**case["model"], **changes})
-    model.eval()
-    return model
-
-
-def file_of(name):
-    return REFERENCE / CASES[name]["file"]
 
 
 def filled_table(name, directory, facts=FACTS):
@@ -58,23 +39,6 @@ def needs_table(name):
     with pytest.raises(UserError, match="--propose") as error:
         load_weights(build(name), file_of(name))
     return error
-
-
-def outputs(name, model):
-    """模型对这个例子的输入的各个输出。"""
-    case = CASES[name]
-    count, *shape = case["input"]
-    expected = np.load(REFERENCE / case["expected"])
-    with paddle.no_grad():
-        if case["family"] == "attention":
-            z, attn_weights = model(paddle.to_tensor(image_batch(count, 1, *shape)[:, 0]))  # [B, N, D]
-            given = {"z": z, "attn_weights": attn_weights}
-        else:
-            images = paddle.to_tensor(image_batch(count, *shape))
-            given = {"logits": model(images)}
-            if "distillation_logits" in case["outputs"]:
-                given["cls_logits"], given["distillation_logits"] = model.forward_heads(images)
-    return {key: given[key].numpy() for key in case["outputs"]}, expected
 
 
 @pytest.mark.parametrize("name", LOADING)
@@ -303,7 +267,7 @@ def test_the_epsilon_of_the_config(huggingface):
     model = build("hf_vit_patch16_224", epsilon=1e-6)
     report = load_weights(model, huggingface)
     assert "层归一化的 epsilon 由 1e-06 改为 0.001" in report.notes
-    epsilons = {layer._epsilon for layer in model.sublayers() if isinstance(layer, paddle.nn.LayerNorm)}
+    epsilons = {layer.epsilon for layer in model.sublayers() if isinstance(layer, paddle.nn.LayerNorm)}
     assert epsilons == {1e-3}
 
 
@@ -362,7 +326,7 @@ def test_wrong_models_are_refused_with_both_sides():
         (ViT, dict(embed_dim=24), "形状不同"),
         (ViT, dict(depth=3), r"缺少 12 个\(encoders\.2"),
         (ViT, dict(depth=1), r"多出 12 个\(blocks\.1"),
-        (ViT, dict(distillation=True), "缺少 3 个"),
+        (ViT, dict(distillation_token=True), "缺少 3 个"),
         (ViT, dict(patch_size=32), "形状不同"),
         (ViT, dict(num_heads=4), None),
     ]
@@ -462,7 +426,7 @@ def test_patches_are_resized_only_when_asked():
 
 def test_the_bundled_tables_name_every_tensor_of_our_models():
     tables = {table.name: table for table in bundled_tables()}
-    vit = ViT(image_size=8, patch_size=4, depth=2, pool="cls", position_embedding="learnable", distillation=True)
+    vit = ViT(image_size=8, patch_size=4, depth=2, pool="cls", position_embedding="learnable", distillation_token=True)
     swin = SwinTransformer(image_size=32, embed_dim=8, depths=(1, 2), num_heads=(1, 2), window_size=2)
     for name, table in tables.items():
         model = {"vit": vit, "swin": swin}.get(table.family)
