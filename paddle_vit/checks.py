@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import paddle
+from PIL import Image
 
 from .errors import UserError
 
-__all__ = ["as_pair", "check_image_shape", "check_positive", "check_vit", "patch_grid", "settings_of"]
+__all__ = [
+    "as_pair",
+    "check_drop_path",
+    "check_features",
+    "check_images",
+    "check_normalization",
+    "check_positive",
+    "check_probability",
+    "check_tokens",
+    "check_type",
+    "check_vit",
+    "patch_grid",
+    "settings_of",
+]
+
+_FLOATS = (paddle.float32, paddle.float16, paddle.bfloat16)
 
 
 def _is_positive(value):
@@ -39,13 +57,62 @@ def patch_grid(image_size: tuple[int, int], patch_size: tuple[int, int]) -> tupl
     return image_size[0] // patch_size[0], image_size[1] // patch_size[1]
 
 
-def check_image_shape(x: paddle.Tensor, in_channels: int, image_size: tuple[int, int]) -> None:
-    """图像的形状不是 [B, in_channels, 高, 宽] 时抛出 ``UserError``。"""
-    if tuple(x.shape[1:]) != (in_channels, *image_size):
+def check_probability(value: float, name: str) -> None:
+    """不是 0 到 1 的概率时抛出 ``UserError``。"""
+    if not isinstance(value, (int, float, np.number)) or not 0 <= value <= 1:
+        raise UserError(f"{name}={value!r} 不合法:应为 0 到 1 的概率,请改 {name}。")
+
+
+def check_drop_path(value: float) -> None:
+    """随机深度的概率不在 [0, 1) 内时抛出 ``UserError``。"""
+    if not isinstance(value, (int, float, np.number)) or not 0 <= value < 1:
+        raise UserError(f"drop_path={value!r} 不合法:丢弃概率应满足 0 <= drop_path < 1。")
+
+
+def check_type(x: Any, weight: paddle.Tensor, what: str) -> None:
+    """不是 Tensor,或数值类型与权重不能一起算时抛出 ``UserError``;混合精度里两者可以不同。"""
+    if isinstance(x, (np.ndarray, list, Image.Image)):
+        raise UserError(f"{what}是 {type(x).__name__},应为 Tensor:请先用 paddle.to_tensor(…, 'float32')。")
+    if x.dtype != weight.dtype and x.dtype not in _FLOATS:
+        given, wanted = (str(kind).split(".")[-1] for kind in (x.dtype, weight.dtype))
+        raise UserError(f"{what}的数值类型是 {given},应为 {wanted}:请用 x.astype('{wanted}')(uint8 的像素先除以 255)。")
+
+
+def check_images(x: paddle.Tensor, weight: paddle.Tensor, in_channels: int, image_size: tuple[int, int]) -> None:
+    """输入不是形状 [B, in_channels, 高, 宽]、与 weight 类型相配的 Tensor 时抛出 ``UserError``。"""
+    check_type(x, weight, "输入图像")
+    if len(x.shape) != 4 or tuple(x.shape[1:]) != (in_channels, *image_size):
         raise UserError(
             f"输入图像的形状是 {list(x.shape)},应为 [B, {in_channels}, {image_size[0]}, {image_size[1]}];"
-            "请缩放图像,或建模型时改 image_size / in_channels。"
+            "请缩放图像,或建模型时改 image_size / in_channels;一张图像先用 x.unsqueeze(0) 变成一批。"
         )
+
+
+def check_features(x: paddle.Tensor, weight: paddle.Tensor, embed_dim: int) -> None:
+    """输入不是最后一轴长 embed_dim、与 weight 类型相配的 Tensor 时抛出 ``UserError``。"""
+    check_type(x, weight, "输入")
+    if x.shape[-1] != embed_dim:
+        raise UserError(f"输入的形状是 {list(x.shape)},最后一轴应为 {embed_dim}:请改 embed_dim,或检查输入。")
+
+
+def check_tokens(x: paddle.Tensor, weight: paddle.Tensor, embed_dim: int, name: str = "输入") -> None:
+    """输入不是形状 [B, N, embed_dim]、与 weight 类型相配的 Tensor 时抛出 ``UserError``。"""
+    check_type(x, weight, name)
+    if len(x.shape) != 3 or x.shape[-1] != embed_dim:
+        raise UserError(
+            f"{name}的形状是 {list(x.shape)},应为 [B, N, {embed_dim}](一批、token 数、嵌入维度):"
+            "[N, D] 请先用 x.unsqueeze(0) 变成一批;嵌入维度不同请改 embed_dim。"
+        )
+
+
+def check_normalization(mean: Sequence[float] | None, std: Sequence[float] | None, channels: int) -> None:
+    """像素(0–1)的均值和标准差不是每个通道一个合法的数时抛出 ``UserError``。"""
+    for name, values in (("mean", mean), ("std", std)):
+        if values is None or isinstance(values, (int, float)) or len(values) != channels:
+            given = values if values is None or isinstance(values, (int, float)) else list(values)
+            raise UserError(f"{name}={given} 不合法:图像有 {channels} 个通道,mean 和 std 都要每个通道一个数,请改正。")
+        if not all(math.isfinite(value) for value in values) or (name == "std" and min(values) <= 0):
+            raise UserError(f"{name}={list(values)} 不合法:均值应是数,标准差应大于 0,请改正。")
 
 
 def settings_of(arguments: dict) -> dict:
@@ -63,6 +130,7 @@ def check_vit(settings: dict) -> None:
     for name, known in {**choices, "head": ("linear", "mlp")}.items():
         if settings[name] not in known:
             raise UserError(f"{name}={settings[name]!r} 不合法:只能是 {'、'.join(known)} 之一。")
+    check_drop_path(settings["drop_path"])
     pool, class_token, registers = (settings[name] for name in ("pool", "class_token", "register_tokens"))
     if settings["depth"] < 1:
         raise UserError(f"depth={settings['depth']} 不合法:编码器至少要有 1 层。")

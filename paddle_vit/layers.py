@@ -6,11 +6,22 @@ N token 数,D 嵌入维度(embed_dim),h 头数(num_heads),d 每个头的维度�
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import paddle
 from paddle import Tensor, nn
 
 from . import functional
-from .checks import as_pair, check_image_shape, check_positive, patch_grid
+from .checks import (
+    as_pair,
+    check_drop_path,
+    check_features,
+    check_images,
+    check_positive,
+    check_probability,
+    check_tokens,
+    patch_grid,
+)
 from .errors import UserError
 
 __all__ = [
@@ -51,6 +62,9 @@ class LayerNorm(nn.LayerNorm):
         embed_dim (int): 最后一轴的长度 D。
         epsilon (float): 加在方差上的小数,大于 0,不超过 0.001。
     """
+
+    weight: Tensor
+    bias: Tensor
 
     def __init__(self, embed_dim: int, epsilon: float = 1e-5):
         if not 0 < epsilon <= 1e-3:
@@ -96,12 +110,14 @@ class Mlp(nn.Layer):
         hidden_dim = int(embed_dim * mlp_ratio)
         if hidden_dim < 1:
             raise UserError(f"mlp_ratio={mlp_ratio} 太小:embed_dim={embed_dim} 时隐藏层宽度不足 1,请调大 mlp_ratio。")
+        check_probability(dropout, "dropout")
         self.fc1 = Linear(embed_dim, hidden_dim)
         self.act = GELU()
         self.fc2 = Linear(hidden_dim, embed_dim)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
+        check_features(x, self.fc1.weight, self.fc1.weight.shape[0])
         x = self.fc1(x)  # [B, N, D * mlp_ratio]
         x = self.act(x)
         x = self.dropout(x)
@@ -141,12 +157,13 @@ class PatchEmbedding(nn.Layer):
         self.patch_size = as_pair(patch_size, "patch_size")
         self.grid_size = patch_grid(self.image_size, self.patch_size)
         self.in_channels = in_channels
+        check_probability(dropout, "dropout")
         self.num_patches = self.grid_size[0] * self.grid_size[1]
         self.patch_embedding = nn.Conv2D(in_channels, embed_dim, kernel_size=self.patch_size, stride=self.patch_size)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        check_image_shape(x, self.in_channels, self.image_size)
+        check_images(x, self.patch_embedding.weight, self.in_channels, self.image_size)
         x = self.patch_embedding(x)  # [B, D, H/P, W/P]
         x = x.flatten(2)  # [B, D, N],N = H/P * W/P
         x = x.transpose([0, 2, 1])  # [B, N, D]
@@ -185,6 +202,8 @@ class Attention(nn.Layer):
                 f"embed_dim={embed_dim} 不能被 num_heads={num_heads} 整除:"
                 "每个头分到 embed_dim / num_heads 维,两者都要是正整数,请改其中一个。"
             )
+        check_probability(dropout, "dropout")
+        check_probability(attention_dropout, "attention_dropout")
         self.num_heads = num_heads
         self.attn_head_size = embed_dim // num_heads
         self.all_head_size = self.attn_head_size * num_heads
@@ -215,8 +234,9 @@ class Attention(nn.Layer):
         q, k, v = self.split_heads(x)  # 各 [B, h, N, d]
         return self.attend(q, k, v, need_weights)
 
-    def split_heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def split_heads(self, x: Tensor) -> Sequence[Tensor]:
         """各个头的 q、k、v:[B, N, D] -> 三个 [B, h, N, d]。"""
+        check_tokens(x, self.qkv.weight, self.qkv.weight.shape[0])
         return self.transpose_multihead(self.qkv(x)).chunk(3, axis=1)  # [B, 3h, N, d] -> 各 [B, h, N, d]
 
     def attend(
@@ -271,7 +291,7 @@ class NormalizedAttention(Attention):
         self.q_norm = LayerNorm(self.attn_head_size, epsilon)
         self.k_norm = LayerNorm(self.attn_head_size, epsilon)
 
-    def split_heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def split_heads(self, x: Tensor) -> Sequence[Tensor]:
         q, k, v = super().split_heads(x)
         q, k = self.q_norm(q).astype(v.dtype), self.k_norm(k).astype(v.dtype)  # 混合精度时归一化给出 float32
         return q, k, v  # 各 [B, h, N, d]
@@ -309,8 +329,7 @@ class DropPath(nn.Layer):
 
     def __init__(self, drop_path: float = 0.0):
         super().__init__()
-        if not 0.0 <= drop_path < 1.0:
-            raise UserError(f"drop_path={drop_path} 不合法:丢弃概率应满足 0 <= drop_path < 1。")
+        check_drop_path(drop_path)
         self.drop_path = drop_path
 
     def forward(self, x: Tensor) -> Tensor:
@@ -370,6 +389,7 @@ class EncoderLayer(nn.Layer):
         return z
 
     def forward(self, x: Tensor) -> Tensor:
+        check_tokens(x, self.attn_norm.weight, self.attn_norm.weight.shape[0])
         z = self.attend(self.attn_norm(x))  # [B, N, D]
         x = x + self.drop_path(self.attn_scale(z))
         z = self.mlp(self.mlp_norm(x))  # [B, N, D]

@@ -10,7 +10,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
-from ..checks import as_pair, check_image_shape, check_positive, patch_grid
+from ..checks import as_pair, check_images, check_positive, check_type, patch_grid
 from ..errors import UserError
 from ..layers import Attention, PatchEmbedding
 
@@ -112,7 +112,7 @@ class MultiHeadAttention(nn.Layer):
         key: Tensor | None = None,
         value: Tensor | None = None,
         mask: Tensor | None = None,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         """计算多头注意力。
 
         Args:
@@ -149,6 +149,7 @@ class MultiHeadAttention(nn.Layer):
 
     def _check_inputs(self, query, key, value):
         for name, x in (("query", query), ("key", key), ("value", value)):
+            check_type(x, self.W_q.weight, f" {name} ".lstrip())
             if x.ndim != 3 or x.shape[-1] != self.d_model:
                 raise UserError(f"{name} 的形状是 {list(x.shape)},应为 [B, token 数, {self.d_model}]:请改 {name}。")
         if key.shape != value.shape or key.shape[0] != query.shape[0]:
@@ -256,7 +257,7 @@ class LinearPatchEmbedding(nn.Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         """图像 [B, C, H, W] -> token [B, N, D],N = H/P * W/P。"""
-        check_image_shape(x, self.in_channels, self.image_size)
+        check_images(x, self.projection.weight, self.in_channels, self.image_size)
         x = cut_patches(x, self.patch_size)  # [B, N, C*P*P]
         return self.projection(x)  # [B, N, D]
 
@@ -275,7 +276,7 @@ def attention_by_einsum(attention: Attention, x: Tensor) -> tuple:
         tuple: ``(z, attn_weights)``,与 ``attention(x)`` 相等,形状 [B, N, D] 和 [B, h, N, N]。
     """
     h, d = attention.num_heads, attention.attn_head_size
-    weight = attention.qkv.weight.reshape([-1, 3, h, d])  # [D, 3D] -> [D, 3, h, d]
+    weight: Tensor = attention.qkv.weight.reshape([-1, 3, h, d])  # [D, 3D] -> [D, 3, h, d]
     qkv = paddle.einsum("bne,ethd->tbhnd", x, weight)  # [3, B, h, N, d]
     if attention.qkv.bias is not None:
         qkv = qkv + attention.qkv.bias.reshape([3, 1, h, 1, d])  # [3, B, h, N, d]

@@ -20,12 +20,13 @@ ViT 的每个 token 看全图,计算量随 token 数的平方增长。Swin 把�
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
-from ..checks import as_pair, check_positive, settings_of
+from ..checks import as_pair, check_drop_path, check_positive, check_probability, settings_of
 from ..errors import UserError
 from ..layers import Attention, EncoderLayer, Identity, LayerNorm, Linear, PatchEmbedding
 from .windows import pad_map, relative_position_index, round_up, shifted_window_mask, window_partition, window_reverse
@@ -69,7 +70,7 @@ class WindowAttention(Attention):
         bias = F.embedding(self.relative_position_index, self.relative_position_bias_table)  # [N, N, h]
         return bias.transpose([2, 0, 1])  # [h, N, N]
 
-    def forward(self, x: Tensor, need_weights: bool = True, mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, need_weights: bool = True, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """在每个窗口里计算自注意力。
 
         Args:
@@ -131,7 +132,7 @@ class SwinBlock(EncoderLayer):
         self.padded_size = round_up(rows, self.window_size), round_up(columns, self.window_size)
         self.shift = self.window_size // 2 if shifted and min(self.map_size) > window_size else 0
         self.attn = WindowAttention(embed_dim, num_heads, self.window_size, *settings)  # 换下 EncoderLayer 的 Attention
-        mask = shifted_window_mask(self.padded_size, self.window_size, self.shift) if self.shift else None
+        mask: Any = shifted_window_mask(self.padded_size, self.window_size, self.shift) if self.shift else None
         self.register_buffer("mask", mask, persistable=False)  # [nW, N, N]
 
     def split_windows(self, x: Tensor) -> Tensor:
@@ -287,8 +288,8 @@ class SwinTransformer(nn.Layer):
         _check_stages(embed_dim, depths, num_heads)
         if num_classes < 0:
             raise UserError(f"num_classes={num_classes} 不合法:应为正整数,或用 0 表示不要分类头。")
-        if not 0.0 <= drop_path < 1.0:
-            raise UserError(f"drop_path={drop_path} 不合法:最后一层的丢弃概率应满足 0 <= drop_path < 1。")
+        check_drop_path(drop_path)
+        check_probability(dropout, "dropout")
         self.patch_embed = PatchEmbedding(image_size, patch_size, in_channels, embed_dim)
         self.embed_norm = LayerNorm(embed_dim, epsilon)
         self.embed_dropout = nn.Dropout(dropout)
