@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,15 @@ _CJK_FONTS = (
     "PingFang SC",
     "Hiragino Sans GB",
     "SimHei",
+    "Heiti SC",
+    "Songti SC",
+    "SimSun",
+    "Microsoft JhengHei",
+    "Noto Sans SC",
+    "Source Han Sans CN",
+    "Noto Serif CJK SC",
+    "Noto Serif CJK JP",
+    "LXGW WenKai",
     "WenQuanYi Micro Hei",
     "WenQuanYi Zen Hei",
 )
@@ -38,10 +48,26 @@ _CJK_FONTS = (
 
 def _chinese_font():
     """装了的第一个中文字体的名字;一个也没有时是 ``None``。"""
-    from matplotlib.font_manager import fontManager
+    from matplotlib import font_manager
 
-    installed = {font.name for font in fontManager.ttflist}
-    return next((name for name in _CJK_FONTS if name in installed), None)
+    def first():
+        installed = {font.name for font in font_manager.fontManager.ttflist}
+        return next((name for name in _CJK_FONTS if name in installed), None)
+
+    if first() is None:  # matplotlib 记着的字体可能比系统的旧:刚装的还不在里面
+        known = {font.fname for font in font_manager.fontManager.ttflist}
+        for path in sorted({*font_manager.findSystemFonts()} - known):
+            with contextlib.suppress(OSError, RuntimeError, ValueError):  # 读不了的字体文件
+                font_manager.fontManager.addfont(path)
+    return first()
+
+
+def _in_default_font(text):
+    """matplotlib 自带的字体写不写得出。"""
+    from matplotlib import font_manager
+
+    font = font_manager.get_font(font_manager.findfont("DejaVu Sans"))
+    return all(font.get_char_index(ord(letter)) for letter in text)
 
 
 def _families(font):
@@ -85,7 +111,7 @@ class Words:
 
     def writable(self, text: str, otherwise: str) -> str:
         """``text``;没有中文字体、而它写不出来时 ``otherwise``。"""
-        return text if self.font or text.isascii() else otherwise
+        return text if self.font or _in_default_font(text) else otherwise
 
 
 def figure_and_words(width: float, height: float) -> tuple[Figure, Words]:

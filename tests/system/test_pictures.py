@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
 
 from paddle_vit.system import pictures
-from paddle_vit.system.pictures import figure_and_words, use_chinese_font
+from paddle_vit.system.pictures import figure_and_words, mistakes_figure, use_chinese_font
 
 INSTALLED = {font.name for font in fontManager.ttflist}
 needs_font = pytest.mark.skipif(not INSTALLED & set(pictures._CJK_FONTS), reason="没有装中文字体")
@@ -58,3 +58,40 @@ def test_without_a_chinese_font_nothing_changes(monkeypatch):
     assert use_chinese_font() is None
     assert dict(matplotlib.rcParams) == before
     assert figure_and_words(1, 1)[1].font is None
+
+
+@pytest.fixture
+def without_chinese(monkeypatch):
+    """matplotlib 记着的字体里没有中文的。"""
+    files = {font.fname for font in fontManager.ttflist if font.name in pictures._CJK_FONTS}
+    latin = [font for font in fontManager.ttflist if font.fname not in files]
+    monkeypatch.setattr(fontManager, "ttflist", latin)
+
+
+@needs_font
+def test_a_font_newer_than_the_cache_of_matplotlib_is_found(without_chinese):
+    font = use_chinese_font()
+    assert font in pictures._CJK_FONTS
+    assert not draw("损失")[1]
+
+
+def test_an_unreadable_font_is_passed_over(without_chinese, monkeypatch, tmp_path):
+    (tmp_path / "broken.ttf").write_bytes(b"no font")
+    monkeypatch.setattr("matplotlib.font_manager.findSystemFonts", lambda: [str(tmp_path / "broken.ttf")])
+    assert figure_and_words(1, 1)[1].font is None
+
+
+def test_without_a_chinese_font_only_chinese_is_replaced(monkeypatch):
+    monkeypatch.setattr(pictures, "_CJK_FONTS", ())
+    words = figure_and_words(1, 1)[1]
+    assert words.writable("3 → 5 80%", "-") == "3 → 5 80%"  # 箭头不是中文
+    assert words.writable("chaîne ± Ωμέγα", "-") == "chaîne ± Ωμέγα"
+    assert words.writable("猫 → 狗", "-") == "-"
+    assert (words("损失", "loss"), words.font) == ("loss", None)
+
+
+def test_the_captions_of_digits_need_no_chinese_font(monkeypatch):
+    monkeypatch.setattr(pictures, "_CJK_FONTS", ())
+    image = np.zeros((8, 8, 1), "uint8")
+    figure = mistakes_figure([image, image], [("3", "5", 0.8), ("猫", "狗", 0.9)], "测试集上错得最离谱的图像")
+    assert [axes.get_title() for axes in figure.axes[:2]] == ["3 → 5 80%", "90%"]
