@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import ctrl_c  # noqa: F401
+
 from paddle_vit.errors import UserError
 from paddle_vit.family.models import create_model
-from paddle_vit.system.cli import ArgumentParser, run_main
+from paddle_vit.system.cli import ArgumentParser, numbers, run_main
 from paddle_vit.system.files import atomic_write
 from paddle_vit.weights import export_weights, propose_table
-from paddle_vit.weights.conversion import import_weights, parse_settings, read_class_names
+from paddle_vit.weights.conversion import can_predict, import_weights, parse_settings, read_class_names
 
 
 def main():
@@ -24,6 +26,15 @@ def main():
         "--set", metavar="名字=值", action="append", default=[], help="模型的其他参数,如 num_heads=6;可以多次"
     )
     parser.add_argument("--class-names", metavar="FILE", help="类别名文件,UTF-8,一行一个")
+    parser.add_argument(
+        "--mean",
+        type=numbers,
+        metavar="数,…",
+        help="像素(0–1)各通道的均值,如 0.5 或 0.485,0.456,0.406",
+    )
+    parser.add_argument(
+        "--std", type=numbers, metavar="数,…", help="各通道的标准差,与 --mean 一起给;都不给时用权重里写着的"
+    )
     parser.add_argument("--resize-patches", action="store_true", help="图块边长不同时,图块嵌入的卷积核也改大小")
     parser.add_argument("--no-strict", action="store_true", help="缺少的张量保持随机的初值,多出的不用,都写在报告里")
     parser.add_argument("--export-timm", metavar="FILE", help="另外写一份 timm 名字的 .safetensors")
@@ -48,6 +59,8 @@ def main():
         args.model,
         settings,
         read_class_names(args.class_names) if args.class_names else None,
+        mean=args.mean,
+        std=args.std,
         table=args.table,
         resize_patches=args.resize_patches,
         strict=not args.no_strict,
@@ -56,6 +69,8 @@ def main():
     if args.verbose:
         print(report.details())
     print(f"写好了 {args.output}")
+    if not can_predict(args.output):
+        print("提示:里面没有均值和标准差,可以微调,还不能预测;要预测请加 --mean 和 --std 重新转换。")
     if args.export_timm is not None:
         print(f"写好了 {args.export_timm};在 timm 里:{export_weights(model, args.export_timm)}")
 

@@ -1,15 +1,10 @@
 """JSON 接口:传来一张图片,回答最可能的几类。用 FastAPI。"""
 
-from __future__ import annotations
-
+# 不要 from __future__ import annotations:FastAPI 要看见接口函数的类型,而它们是在函数里导入的
 import asyncio
-from typing import TYPE_CHECKING
 
 from ..errors import UserError
 from .classifier import MAX_BYTES, Classifier
-
-if TYPE_CHECKING:  # 只给编辑器看:导入它要半秒以上
-    from fastapi import FastAPI
 
 __all__ = ["MAX_WAITING", "create_api"]
 
@@ -21,7 +16,7 @@ USAGE = "请用 POST,正文是图片文件的内容,如 curl --data-binary @图�
 TIMEOUT = 30  # 秒;一个请求的图片要在这么久之内传完
 
 
-def create_api(classifier: Classifier) -> FastAPI:
+def create_api(classifier: Classifier):
     """接口,一个 FastAPI 应用:``POST /api/predict`` 是图片的分类,``GET /api/info`` 是模型的说明。
 
     Args:

@@ -13,6 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import paddle
@@ -22,10 +23,8 @@ from ..checks import check_positive
 from ..errors import UserError
 from ..family.static_graph import write_model
 from ..family.static_program import ENGINE_ERRORS, save_weights, with_ticket
-from ..family.swin import SwinTransformer
 from ..system import runtime
 from ..system.run_files import CONSTANTS, PROGRAM
-from ..vit import ViT
 
 __all__ = [
     "WORTH_IMAGES",
@@ -150,6 +149,7 @@ def each_engine(
     Raises:
         OSError: 临时目录写不下;换一个引擎也一样。
     """
+    found: Any
     for engine in ("OpenVINO", "oneDNN", "原生") if precision == "float32" else ("OpenVINO",):
         try:
             fast = FastModel(program, weights, engine, precision, threads)
@@ -231,7 +231,7 @@ def check_engine(engine: str, precision: str, settings: dict) -> None:
 
 
 def prediction_model(
-    model: ViT | SwinTransformer, settings: dict, count: int, engine: str = "auto", precision: str = "float32"
+    model: nn.Layer, settings: dict, count: int, engine: str = "auto", precision: str = "float32"
 ) -> tuple:
     """为预测选一个模型:能用、也值得用推理引擎时是 ``FastModel``,否则就是原来的模型。
 

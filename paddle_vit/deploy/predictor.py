@@ -5,17 +5,19 @@ from __future__ import annotations
 import dataclasses
 import struct
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Union
 
 import numpy as np
 import paddle
+from paddle import nn
 from PIL import Image, ImageOps
 
 from ..attention.recording import attention_weights
-from ..checks import check_positive
+from ..checks import as_pair, check_normalization, check_positive
 from ..data.images import convert_image, read_image, to_input
+from ..data.info import DataInfo
 from ..errors import UserError
 from ..runs.loading import LoadedModel, LoadedRun, load_model
 from ..system.pictures import to_pillow
@@ -67,11 +69,14 @@ class Predictor:
     几个线程可以同时用同一个。
 
     Args:
-        source (str | Path | LoadedRun | LoadedModel): 运行目录,能说明自己的 .safetensors,scripts/export.py 导出的目录;
-            或 ``load_run``、``load_model``、``train`` 的结果。
+        source (str | Path | LoadedRun | LoadedModel | nn.Layer): 运行目录,能说明自己的 .safetensors,scripts/export.py
+            导出的目录;``load_run``、``load_model``、``train`` 的结果;或自己训练的模型,这时要写明下面三项。
         engine (str): ``'auto'``、``'inference'``(CPU 上的推理引擎)或 ``'eager'``(动态图),见 ``prediction_model``。
         precision (str): ``'float32'`` 或 ``'bfloat16'``,见 ``prediction_model``。
         threads (int | None): 推理引擎的 CPU 线程数;``None`` 由引擎决定。
+        classes (Sequence[str] | None): 类别名,次序就是标签。
+        mean, std (Sequence[float] | None): 训练时像素(0–1)各通道的均值和标准差。
+        image_size (int | None): 图像边长,像素;``None`` 由模型得知(本项目的模型都知道)。
         count (int | None): 大约要预测多少张,``engine='auto'`` 用它判断值不值得建静态图;``None`` 是很多。
 
     Attributes:
@@ -87,12 +92,22 @@ class Predictor:
 
     def __init__(
         self,
-        source: str | Path | LoadedRun | LoadedModel,
+        source: str | Path | LoadedRun | LoadedModel | nn.Layer,
         engine: str = "auto",
         precision: str = "float32",
         threads: int | None = None,
         count: int | None = None,
+        *,
+        classes: Sequence[str] | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        image_size: int | None = None,
     ):
+        facts = {"classes": classes, "mean": mean, "std": std, "image_size": image_size}
+        if isinstance(source, nn.Layer):
+            source = LoadedModel(Path(type(source).__name__), _info_of(source, **facts), source, {})
+        elif any(value is not None for value in facts.values()):
+            raise UserError("classes、mean、std、image_size 只与模型一起给:运行目录和权重文件里已经写着。")
         self._turn = threading.Lock()
         with _BUILDING:
             if isinstance(source, (str, Path)) and is_export(source):
@@ -105,7 +120,7 @@ class Predictor:
             self.loaded = load_model(source) if isinstance(source, (str, Path)) else source
             if not isinstance(self.loaded, (LoadedRun, LoadedModel)):
                 raise UserError(
-                    f"不能用 {type(source).__name__} 建 Predictor:请给运行目录、.safetensors 或导出的目录的路径。"
+                    f"不能用 {type(source).__name__} 建 Predictor:请给运行目录、.safetensors 或导出目录的路径,或模型。"
                 )
             self.info, self.model = self.loaded.info, self.loaded.model
             self.model.eval()
@@ -207,6 +222,30 @@ class Predictor:
         logits -= logits.max(axis=1, keepdims=True)
         exponents = np.exp(logits)  # [B, K]
         return (exponents / exponents.sum(axis=1, keepdims=True)).astype("float32")
+
+
+def _info_of(model, classes, mean, std, image_size):
+    """自己训练的模型的 ``DataInfo``,由使用者写明。"""
+    missing = [name for name, value in (("classes", classes), ("mean", mean), ("std", std)) if value is None]
+    if missing:
+        raise UserError(
+            f"用 {type(model).__name__} 建 Predictor 还要 {'、'.join(missing)}:"
+            "Predictor(model, classes=…, mean=…, std=…),即类别名和像素(0–1)的均值、标准差;"
+            "load_data 的数据在它的 info 里。"
+        )
+    settings = getattr(model, "settings", {})
+    channels = settings.get("in_channels") or len(np.ravel(mean))
+    check_normalization(mean, std, channels)
+    image_size = settings.get("image_size") if image_size is None else image_size
+    if image_size is None:
+        raise UserError(f"不知道 {type(model).__name__} 的图像边长:请再写明 image_size=…(像素)。")
+    height, width = as_pair(image_size, "image_size")
+    if height != width:
+        raise UserError(f"模型的图像是 {height} x {width} 像素,Predictor 只会缩放成正方形:请换 image_size 相同的模型。")
+    if settings.get("num_classes", len(classes)) != len(classes):
+        raise UserError(f"模型有 {settings['num_classes']} 类,而给了 {len(classes)} 个类别名:请检查 classes。")
+    names = tuple(str(name) for name in classes)
+    return DataInfo("own", names, channels, height, tuple(map(float, mean)), tuple(map(float, std)), {})
 
 
 def _is_one(images):

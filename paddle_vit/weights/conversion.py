@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import yaml
 from paddle import nn
 
+from ..checks import check_normalization
 from ..errors import UserError
 from ..family.models import create_model, full_name, model_settings
 from ..system.files import read_text
-from .checkpoint import save_model
+from .checkpoint import read_description, save_model
 from .info import WeightsInfo, describe_weights
 from .loading import load_weights
 
-__all__ = ["import_weights", "model_for", "parse_settings", "read_class_names"]
+__all__ = ["can_predict", "import_weights", "model_for", "parse_settings", "read_class_names"]
 
 
 def import_weights(
@@ -25,6 +27,8 @@ def import_weights(
     settings: dict | None = None,
     class_names: Sequence[str] | None = None,
     *,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     table: str | Path | None = None,
     resize_patches: bool = False,
     strict: bool = True,
@@ -37,6 +41,8 @@ def import_weights(
         model (str | None): 模型名;本项目的文件可以不给,它自己写着。
         settings (dict | None): 另外的 ``create_model`` 参数。
         class_names (Sequence[str] | None): 类别名;不给时用权重里写着的,都没有就是“类别 0”这样的编号。
+        mean, std (Sequence[float] | None): 像素(0–1)各通道的均值和标准差;不给时用权重里或旁边写着的。没有它们,转换好的
+            文件能用来微调,不能用来预测。
         table (str | Path | None), resize_patches (bool), strict (bool): 见 ``load_weights``。
 
     Returns:
@@ -55,13 +61,16 @@ def import_weights(
             f"{source} 的分类头装不进来({'、'.join(report.fresh)}):转换要连分类头一起。没有分类头的权重请直接用 "
             "scripts/train.py --weights 微调;用 --set 改过 num_classes 的,请去掉。"
         )
+    if mean is not None or std is not None:
+        check_normalization(mean, std, arguments["in_channels"])
+        info = dataclasses.replace(info, mean=tuple(mean or ()), std=tuple(std or ()))
     if info.epsilon is not None:
         arguments["epsilon"] = info.epsilon
     save_model(output, network.state_dict(), arguments, _data_info(info, arguments, class_names))
     return network, report
 
 
-def model_for(info: WeightsInfo, name: str | None = None, settings: dict | None = None) -> nn.Layer:
+def model_for(info: WeightsInfo, name: str | None = None, settings: dict | None = None) -> tuple[nn.Layer, dict]:
     """为一份权重建模型,参数不随机初始化两遍;返回 (模型, ``create_model`` 的全部参数)。
 
     Args:
@@ -105,6 +114,12 @@ def _data_info(info, arguments, class_names):
         "std": list(info.std),
         "counts": {},
     }
+
+
+def can_predict(path: str | Path) -> bool:
+    """转换好的文件能不能用来预测:写着类别名和归一化。"""
+    description = read_description(path)
+    return description is not None and description[1] is not None
 
 
 def read_class_names(path: str | Path) -> list[str]:

@@ -128,7 +128,7 @@ def describe_weights(path: str | Path, table: str | Path | None = None, model: s
         return describe_file(tensors, read_table(table), given=True, model=model)
 
 
-def describe_file(tensors: TensorFile, table: Table, given: bool = False, model: nn.Layer | None = None) -> WeightsInfo:
+def describe_file(tensors: TensorFile, table: Table, given: bool = False, model: str | None = None) -> WeightsInfo:
     """打开的权重文件的说明,参数和返回值见 ``describe_weights``;given 表示换名表是使用者给的。"""
     plain = table.plain_names(tensors)
     shapes = {name: tuple(tensors[file_name].shape) for name, file_name in plain.items()}

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..family.swin import SwinTransformer
-from ..layers import Attention, LayerNorm
-from ..vit import ViT
+from paddle import nn
+
+from ..layers import LayerNorm
 from .files import open_tensors
 from .info import describe_file, find_weights, heads_of
 from .plan import Plan
@@ -22,7 +22,7 @@ __all__ = ["load_weights"]
 
 
 def load_weights(
-    model: ViT | SwinTransformer | Attention,
+    model: nn.Layer,
     path: str | Path,
     *,
     strict: bool = True,

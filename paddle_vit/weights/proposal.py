@@ -7,9 +7,9 @@ import json
 import re
 from pathlib import Path
 
+from paddle import nn
+
 from ..family.swin import SwinTransformer
-from ..layers import Attention
-from ..vit import ViT
 from .files import open_tensors
 from .info import find_weights
 from .tables import UNKNOWN, bundled_tables, layout_of
@@ -47,7 +47,7 @@ _FACTS = {
 }
 
 
-def propose_table(model: ViT | SwinTransformer | Attention, path: str | Path) -> str:
+def propose_table(model: nn.Layer, path: str | Path) -> str:
     """写一份换名表的草稿(YAML);使用者核对张量、填好 ``?`` 之后,交给 ``load_weights`` 的 table。
 
     Args:

@@ -16,6 +16,7 @@ from .checkpoint import add_to_checksum
 from .info import heads_of
 from .layouts import BIAS_TABLE, KERNEL, POSITIONS
 from .plan import Plan
+from .shapes import image_size_of, sizes_of
 from .tables import FACTS, MAY_BE_UNKNOWN, UNKNOWN
 
 __all__ = ["check_architecture", "check_complete", "check_contents", "check_meaning", "check_stated"]
@@ -57,6 +58,30 @@ def _shown(heads):
     return list(heads) if isinstance(heads, tuple) else heads
 
 
+def _how_to_set(**values):
+    """怎样改模型的设置:在 Python 里、训练时、转换权重时。"""
+    stated = " ".join(f"{name}={value}" for name, value in values.items())
+    train = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in values.items())
+    convert = " ".join(f"--set {name}={value}" for name, value in values.items())
+    return f"请把模型的设置改成 {stated}(train.py 用 {train},import_weights.py 用 {convert})。"
+
+
+def _plain(size):
+    """(4, 4) 写成 4。"""
+    return size[0] if isinstance(size, (tuple, list)) and len({*size}) == 1 else size
+
+
+def _shapes(plan):
+    return {name: tuple(plan.tensors[file_name].shape) for name, file_name in plan.plain.items()}
+
+
+def _sizes(plan):
+    """由形状看得出的文件里的模型的尺寸,与设置同名。"""
+    sizes = {name: _plain(size) for name, size in sizes_of(plan.table, _shapes(plan)).items()}
+    sizes.pop("num_classes", None)  # 微调时由数据定,转换时由文件定
+    return sizes
+
+
 def check_architecture(model, table, info):
     """名字和形状以外的事实与模型不符时,抛出 ``UserError``。"""
     family, start = _family(model), f"{info.path} 装不进这个模型:"
@@ -69,14 +94,14 @@ def check_architecture(model, table, info):
     if info.num_heads is not None and info.num_heads != heads_of(model):
         raise UserError(
             f"{start}它的头数是 {_shown(info.num_heads)},模型的是 {_shown(heads_of(model))}:"
-            "形状一样而结果不同,请用 --num-heads 改成它的头数。"
+            f"形状一样而结果不同。{_how_to_set(num_heads=_shown(info.num_heads))}"
         )
     for layer in _attentions(model):
         scale = layer.attn_head_size**-0.5 if info.scale is None else info.scale
         unknown = info.format == "paddle_vit" and info.model is None
         if not unknown and not math.isclose(layer.scales, scale, rel_tol=1e-5):
             raise UserError(
-                f"{start}它的 q k^T 缩放系数是 {scale:g},模型的是 {layer.scales:g}:请用 --qk-scale 改成 {scale!r}。"
+                f"{start}它的 q k^T 缩放系数是 {scale:g},模型的是 {layer.scales:g}:{_how_to_set(qk_scale=scale)}"
             )
     has_bias = all(layer.qkv.bias is not None for layer in _attentions(model))
     if info.qkv_bias is not None and info.qkv_bias != has_bias:
@@ -85,7 +110,7 @@ def check_architecture(model, table, info):
     if info.position_embedding is not None and kind is not None and info.position_embedding != kind:
         raise UserError(
             f"{start}它的位置编码是 {info.position_embedding},模型的是 {kind}:"
-            f"请用 --position-embedding {info.position_embedding}。"
+            f"{_how_to_set(position_embedding=info.position_embedding)}"
         )
 
 
@@ -116,7 +141,7 @@ def check_meaning(plan: Plan):
     if fixed and plan.table.name != "paddle_vit" and not plan.names_of(POSITIONS):
         raise UserError(
             f"{plan.tensors.path} 里没有位置编码,而模型有固定的({_settings(model)['position_embedding']}),结果会是错的:"
-            "请用 position_embedding=none(--position-embedding none)。"
+            f"{_how_to_set(position_embedding='none')}"
         )
     sources = [plan.find(f"stages.{i}.blocks.0.attn.{BIAS_TABLE}") for i in range(20)]
     windows = [plan.tensors[names[0]].shape[0] for names in sources if names]
@@ -156,10 +181,18 @@ def _is_fixed_table(plan, name):
 
 def _advice(plan):
     if plan.table.name == "paddle_vit":
-        return (
-            "除了分类头,微调的模型要与原来的形状相同:请用原来的 --patch-size、--embed-dim、--depth 等,"
-            "图像的通道数也要相同。"
-        )
+        sizes = {name: size for name, size in _sizes(plan).items() if name in plan.model.settings}
+        different = {name: size for name, size in sizes.items() if _plain(plan.model.settings[name]) != size}
+        settings = plan.model.settings
+        if settings.get("position_embedding") == "none" and plan.find(POSITIONS):
+            different["position_embedding"] = "learnable"
+            different["image_size"] = _plain(image_size_of(plan.table, _shapes(plan)) or settings["image_size"])
+        if settings.get("pool") == "avg" and plan.find("class_token") and plan.model.class_token is None:
+            different["pool"] = "cls"
+        channels = different.pop("in_channels", None)  # 由数据定,不是训练的设置
+        change = _how_to_set(**different) if different else "" if channels else "请用原来的设置。"
+        change += f"图像的通道数要是 {channels}(in_channels={channels})。" if channels else ""
+        return f"除了微调时的分类头,模型要与原来的形状相同。{change}"
     if plan.wrong == [KERNEL] and plan.shape(KERNEL)[:2] == tuple(plan.targets[KERNEL].shape[:2]):
         return "只有图块边长不同:请换一个模型,或要求把卷积核也改大小(resize_patches,--resize-patches)。"
     names = plan.info.candidates

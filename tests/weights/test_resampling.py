@@ -1,14 +1,12 @@
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from images import image_batch
 
 from paddle_vit.weights.resampling import bicubic_matrix, resize_bias_table, resize_patch_kernel, resize_positions
 
 REFERENCE = Path(__file__).parents[1] / "reference"
-sys.path.insert(0, str(REFERENCE))
-from images import image_batch  # noqa: E402
 
 RESIZED = dict(np.load(REFERENCE / "resize.npz"))
 

@@ -86,7 +86,7 @@ def test_class_names_decide_about_the_head(tiny_run):
             ("形状不同", "patch_embed.patch_embedding.weight:文件 [8, 1, 4, 4],模型 [16, 1, 4, 4]", "…"),
         ),
         (dict(in_channels=3), ("形状不同 1 个", "[8, 1, 4, 4]", "[8, 3, 4, 4]", "通道")),
-        (dict(depth=2), ("缺少 11 个", "encoders.1.", "--patch-size")),
+        (dict(depth=2), ("缺少 11 个", "encoders.1.", "--depth 1", "--set depth=1")),
         (dict(pool="cls"), ("缺少 1 个(class_token)",)),
     ],
 )
@@ -216,6 +216,7 @@ def test_fine_tuning_on_a_folder(tiny_run, picture_folder, tmp_path):
         tuned.model.forward_features(images).numpy(), source.model.forward_features(images).numpy(), atol=1e-5
     )
     done = run_script("evaluate", run, "--part", "train", check=0)
+    assert "top-5" not in done.stdout  # 只有三类
     assert "top-1" in done.stdout
     done = run_script("predict", run, picture_folder / "train" / "猫", check=0)
     assert len(done.stdout.splitlines()) == 6
