@@ -3,6 +3,8 @@
 import sys
 import time
 
+import ctrl_c  # noqa: F401
+
 from paddle_vit.deploy.engines import add_engine_arguments, prediction_model
 from paddle_vit.runs.loading import load_run, load_run_data
 from paddle_vit.system.cli import ArgumentParser, run_main
@@ -12,7 +14,7 @@ from paddle_vit.tasks.evaluation import evaluate
 
 def main():
     parser = ArgumentParser("评估一个训练好的运行:损失、top-1、top-5 和每一类的正确率。")
-    parser.add_argument("run", metavar="RUN", help="运行目录,如 runs/digits-20260101-120000")
+    parser.add_argument("run", metavar="RUN", help="运行目录,如 runs/digits-1126-093000")
     parser.add_argument("--part", choices=("train", "val", "test"), default="test", help="在哪一部分上评估(默认 test)")
     parser.add_argument("--data-dir", help="数据所在的目录;不给时用训练时的")
     parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto", help="设备(默认 auto)")
@@ -32,7 +34,8 @@ def main():
     classes = loaded.info.classes
     print(f"{args.run} 在 {loaded.info.name} 的 {args.part} 部分({len(part)} 张)上:")
     print(f"引擎 {engine},每秒 {speed:.0f} 张(含读取数据)")
-    print(f"损失 {result.loss:.4f}  top-1 {result.top1:.2%}  top-5 {result.top5:.2%}")
+    top5 = f"  top-5 {result.top5:.2%}" if len(classes) > 5 else ""  # 不到六类时总是 100 %
+    print(f"损失 {result.loss:.4f}  top-1 {result.top1:.2%}{top5}")
     confusion = result.confusion(len(classes))
     for name, row, right in zip(classes, confusion, confusion.diagonal()):
         total = row.sum()

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import ctrl_c  # noqa: F401
+
 from paddle_vit.runs.loading import load_run
 from paddle_vit.study.attention_pictures import data_to_look_at, draw_attention, pictures_to_show
 from paddle_vit.study.attention_share import measure_figure_share
@@ -12,8 +14,10 @@ from paddle_vit.system.tables import terminal
 
 def main():
     parser = ArgumentParser("把训练好的运行的注意力画成图:各层各头、rollout、梯度加权、注意力距离、卷积核、位置编码。")
-    parser.add_argument("run", metavar="RUN", help="运行目录,如 runs/digits-20260101-120000")
-    parser.add_argument("images", metavar="IMAGE", nargs="*", help="图片文件、目录或通配符;不给时用验证部分的几张")
+    parser.add_argument("run", metavar="RUN", help="运行目录,如 runs/digits-1126-093000")
+    parser.add_argument(
+        "images", metavar="IMAGE", nargs="*", default=[], help="图片文件、目录或通配符;不给时用验证部分的几张"
+    )
     parser.add_argument("--sample", type=int, help="不给 IMAGE 时用验证部分的几张,各类轮流(默认 4)")
     parser.add_argument("--output", help="图写到哪个目录(默认 RUN/attention)")
     parser.add_argument(

@@ -19,7 +19,7 @@ def load_folder(config, size):
         raise UserError("--dataset folder 需要 --data-dir:请给图片所在的目录,里面是 train/类别名/图片。")
     root = Path(config.data_dir)
     if not (root / "train").is_dir():
-        raise UserError(f"{root} 里没有 train 目录:图片要按 {root}/train/类别名/图片 摆放。")
+        raise UserError(f"{root} 里没有 train 目录:图片要按 {root}/train/类别名/图片 摆放。{_where_it_may_be(root)}")
     classes = sorted(path.name for path in (root / "train").iterdir() if path.is_dir() and path.name[0] != ".")
     if len(classes) < 2:
         raise UserError(f"{root / 'train'} 里有 {len(classes)} 个类别目录:至少要有 2 个,每类一个目录。")
@@ -46,6 +46,16 @@ def load_folder(config, size):
     classes, parts = choose(config, classes, parts)
     middle = [0.5] * channels  # 均值和标准差:像素从 0–1 变成 -1–1
     return assemble("folder", classes, size, middle, middle, *parts)
+
+
+def _where_it_may_be(root):
+    """给错了一层的目录:说出像是对的那一个,或怎样摆。"""
+    for other in (root.resolve().parent, *sorted(path for path in root.iterdir() if path.is_dir())):
+        if (other / "train").is_dir():
+            return f"--data-dir 是不是 {other}?"
+    if any(find_images(path) for path in root.iterdir() if path.is_dir() and path.name[0] != "."):
+        return f"里面已经是类别目录的话,请建 {root / 'train'},把它们移进去。"
+    return ""
 
 
 def _scan(directory, classes):

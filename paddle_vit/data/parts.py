@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import paddle
@@ -115,12 +116,16 @@ class FilePart(paddle.io.Dataset):
         self.config = config
         count = sum(len(indices) for indices, _ in requests)
         workers = self.workers if count >= FEW_IMAGES else 0
-        batches = [
+        batches: Any = [
             [(index, None if numbers is None else numbers[i]) for i, index in enumerate(indices)]
             for indices, numbers in requests
         ]
         loader = paddle.io.DataLoader(
-            self, batch_sampler=batches, collate_fn=list, num_workers=workers, return_list=True
+            self,
+            batch_sampler=batches,
+            collate_fn=list,  # type: ignore[arg-type]
+            num_workers=workers,
+            return_list=True,
         )
         for batch in loader:
             for image in batch:

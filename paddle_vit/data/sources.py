@@ -5,9 +5,14 @@
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import gzip
+import io
 import pickle
+import re
 import struct
+import sys
 import tarfile
 import zlib
 from pathlib import Path
@@ -90,11 +95,27 @@ def _load_digits(config):
     return (images[~test], labels[~test]), (images[test], labels[test]), [str(digit) for digit in range(10)]
 
 
+class _DownloadNotes(io.TextIOBase):
+    """把 Paddle 下载时的英文换成中文,每次下载一行。"""
+
+    def __init__(self):
+        self._stream, self._tries = sys.stderr, collections.Counter()
+
+    def write(self, text):
+        found = re.search(r"downloading (\S+)", text)
+        if found:
+            self._tries[found[1]] += 1
+            again = f"(第 {self._tries[found[1]]} 次)" if self._tries[found[1]] > 1 else ""
+            print(f"下载 {found[1]}{again} …", file=self._stream, flush=True)
+        return len(text)
+
+
 def _download(config, build, *args):
     """调用 ``build(*args)`` 下载或读取 Paddle 自带的数据集,把各种失败说成一句话。"""
     damaged = (zlib.error, gzip.BadGzipFile, tarfile.TarError, struct.error, pickle.UnpicklingError)
     try:
-        return build(*args)
+        with contextlib.redirect_stderr(_DownloadNotes()):
+            return build(*args)
     except ImportError:
         raise UserError(f"读 {config.dataset} 的标签需要 scipy:请运行 pip install scipy。") from None
     except (*damaged, EOFError, ValueError, KeyError, IndexError, AssertionError):
@@ -116,9 +137,9 @@ def _local_files(config, names):
     paths = [Path(config.data_dir) / name for name in names]
     missing = [path.name for path in paths if not path.is_file()]
     if missing:
-        raise UserError(
-            f"--data-dir {config.data_dir} 里缺少 {'、'.join(missing)}:请放入 {config.dataset} 的原始文件。"
-        )
+        around = [*Path(config.data_dir).glob(f"*/{names[0]}"), *Path(config.data_dir).parent.glob(names[0])]
+        hint = f"它们像是在 {around[0].parent},请改 --data-dir。" if around else f"请放入 {config.dataset} 的原始文件。"
+        raise UserError(f"--data-dir {config.data_dir} 里缺少 {'、'.join(missing)}:{hint}")
     return [str(path) for path in paths]
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -86,7 +87,7 @@ def pictures_to_show(loaded, patterns, sample, invert=False, data_dir=None):
 
 
 def draw_attention(loaded, pictures, directory, query=None, layer=None):
-    """把注意力的各种图画成 PNG。
+    """把注意力的各种图画成 PNG;目录里上一次画的各头的图,这次没有画的删掉。
 
     Args:
         loaded (LoadedRun): ``load_run`` 的结果。
@@ -109,7 +110,12 @@ def draw_attention(loaded, pictures, directory, query=None, layer=None):
         raise UserError(f"--layer {layer} 不合法:模型有 {depth} 层,应在 1 到 {depth} 之间。")
     inputs = normalize(pictures.images, info.mean, info.std)  # [B, C, H, W]
     names = {"rollout": [], "梯度加权": [], f"第 {layer} 层": []}
-    distances = []
+    distances, written = [], []
+
+    def save(figure, name):
+        written.append(_save(figure, Path(directory) / name))
+        return written[-1]
+
     for i, name in enumerate(pictures.names):  # 一张一张来:权重是 [L, 1, h, N, N],图块多时很大
         weights = attention_weights(model, inputs[i : i + 1])
         matrices = rollout(weights), gradient_rollout(model, inputs[i : i + 1]), weights[layer - 1].mean(axis=1)
@@ -117,15 +123,18 @@ def draw_attention(loaded, pictures, directory, query=None, layer=None):
             maps.append(token_map(matrix, model, query))
         distances.append(attention_distance(weights, model))
         figure = heads_figure(weights[:, 0], model, pictures.images[i], query)
-        yield _save(figure, Path(directory) / f"heads_{i + 1}_{name}.png")
+        yield save(figure, f"heads_{i + 1}_{name}.png")
     maps = {name: np.concatenate(arrays) for name, arrays in names.items()}
     title = "模型看图像的哪里" + ("" if query is None else f"(图块 {query[0]},{query[1]})")
     figure = maps_figure(pictures.images, maps, _captions(loaded, pictures, inputs), title)
-    yield _save(figure, Path(directory) / "maps.png")
-    yield _save(distance_figure(np.mean(distances, axis=0)), Path(directory) / "distance.png")
-    yield _save(filters_figure(model), Path(directory) / "filters.png")
+    yield save(figure, "maps.png")
+    yield save(distance_figure(np.mean(distances, axis=0)), "distance.png")
+    yield save(filters_figure(model), "filters.png")
     if position_table(model) is not None:
-        yield _save(position_figure(model), Path(directory) / "position.png")
+        yield save(position_figure(model), "position.png")
+    for path in Path(directory).glob("heads_*_*.png"):  # 上一次画的别的图片
+        if path not in written and re.fullmatch(r"heads_\d+_.*\.png", path.name):
+            path.unlink()
 
 
 def _captions(loaded, pictures, inputs):

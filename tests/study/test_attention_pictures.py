@@ -128,6 +128,10 @@ def test_show_attention(tiny_run, tmp_path):
     run_script("show_attention", run, *args, check=0)
     assert (tmp_path / "out" / "heads_1_我的图.png").exists()
     assert (tmp_path / "out" / "maps.png").read_bytes() != (run / "attention" / "maps.png").read_bytes()
+    (run / "attention" / "heads_of_mine.png").touch()  # 不是它画的
+    run_script("show_attention", run, "--sample", "1", check=0)
+    heads = sorted(path.name for path in (run / "attention").glob("heads_*"))
+    assert re.sub(r"val\d+", "val", " ".join(heads)) == "heads_1_val.png heads_of_mine.png"
     measured = run_script("show_attention", run, "--measure", check=0).stdout
     assert [table.split()[0] for table in measured.split("\n\n")] == ["注意力图", "图块", "类别"]
 
