@@ -51,6 +51,7 @@ __all__ = [
     "load_run",
     "load_weights",
     "make_config",
+    "normalize",
     "seed_everything",
     "setup_runtime",
     "sincos_position_embedding",
@@ -61,6 +62,7 @@ __all__ = [
 
 if TYPE_CHECKING:  # 编辑器和类型检查看这里;运行时用到才导入,见 __getattr__
     from .config import make_config
+    from .data.augment import normalize
     from .data.sources import load_data
     from .deploy.predictor import Predictor
     from .runs.loading import load_run
@@ -78,6 +80,7 @@ _WHEN_USED = {  # 导入各层要轻,这些要读设置、数据或画图的模�
     "load_data": ".data.sources",
     "load_run": ".runs.loading",
     "make_config": ".config",
+    "normalize": ".data.augment",
     "seed_everything": ".system.runtime",
     "setup_runtime": ".system.runtime",
     "train": ".runs.train",

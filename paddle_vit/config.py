@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 from pathlib import Path
 from typing import Annotated, Literal, Optional, Union, get_args, get_origin, get_type_hints
 
@@ -245,10 +246,11 @@ class Setting:
     value_name: str
 
 
-def all_settings() -> list[Setting]:
+@functools.cache
+def all_settings() -> tuple[Setting, ...]:
     """全部设置,按 ``Config`` 里的次序。"""
     hints = get_type_hints(Config, include_extras=True)
-    return [_describe(field.name, field.default, hints[field.name]) for field in dataclasses.fields(Config)]
+    return tuple(_describe(field.name, field.default, hints[field.name]) for field in dataclasses.fields(Config))
 
 
 def _describe(name, info, hint):
@@ -330,7 +332,8 @@ def make_config(values: dict, source: str = "设置") -> Config:
 
 def result_settings(config: Config) -> dict:
     """决定训练结果的那些设置(字典):续训时必须不变,也是 VisualDL 里比较各次运行的超参数。"""
-    return {name: value for name, value in dataclasses.asdict(config).items() if name not in tagged("where")}
+    where = tagged("where")
+    return {name: value for name, value in dataclasses.asdict(config).items() if name not in where}
 
 
 def read_settings(path: str | Path) -> dict:

@@ -4,6 +4,8 @@ import sys
 import time
 from pathlib import Path
 
+import ctrl_c  # noqa: F401
+
 from paddle_vit.system.cli import ArgumentParser, run_main
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # 要的是检出的目录里的包,不是同名的这个脚本

@@ -1,5 +1,7 @@
 """打开 VisualDL 看训练曲线,界面是中文。"""
 
+import ctrl_c  # noqa: F401
+
 from paddle_vit.study.board import serve
 from paddle_vit.system.cli import ArgumentParser, run_main
 

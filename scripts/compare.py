@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import ctrl_c  # noqa: F401
+
 from paddle_vit.runs.command_line import parse_config
 from paddle_vit.study.comparison import compare, parse_seeds, parse_vary
 from paddle_vit.system.cli import ArgumentParser, run_main
@@ -11,7 +13,8 @@ def main():
     parser = ArgumentParser(
         "比较各个开关:每次只在基准上改一个设置,几个种子各训练一次,按验证集的 top-1 列表并画图。\n"
         "其余参数都是 scripts/train.py 的,它们定出基准。中断之后再执行一次同样的命令,做完的不重做,没做完的接着做。",
-        usage="python scripts/compare.py --vary 设置=值,值 [--vary …] [--seeds 0,1,2] [--output DIR] [训练的参数]",
+        usage="python scripts/compare.py --vary 设置=值,值 [--vary …] [--seeds 0,1,2]\n"
+        "            [--output DIR] [训练的参数]",
     )
     parser.add_argument(
         "--vary",

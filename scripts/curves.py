@@ -1,5 +1,7 @@
 """把几组运行的验证曲线画在一张图里。"""
 
+import ctrl_c  # noqa: F401
+
 from paddle_vit.study.curves import draw_curves, parse_groups
 from paddle_vit.system.cli import ArgumentParser, run_main
 

@@ -2,6 +2,8 @@
 
 import sys
 
+import ctrl_c  # noqa: F401
+
 from paddle_vit.data.images import expand_paths
 from paddle_vit.deploy.engines import add_engine_arguments
 from paddle_vit.deploy.predictor import Predictor

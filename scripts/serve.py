@@ -2,6 +2,8 @@
 
 import sys
 
+import ctrl_c  # noqa: F401
+
 from paddle_vit.deploy.classifier import Classifier
 from paddle_vit.deploy.engines import add_engine_arguments
 from paddle_vit.deploy.page import serve

@@ -68,7 +68,8 @@ def test_saved_settings_are_a_recipe(tmp_path):
     config = parse_config(["--epochs", "3", "--ema", "0.5"])
     save_config(config, tmp_path / "config.yaml")
     again = parse_config(["--recipe", str(tmp_path / "config.yaml")])
-    assert dataclasses.replace(again, recipe="auto") == config
+    assert config.recipe == "digits" and again.recipe == str(tmp_path / "config.yaml")
+    assert dataclasses.replace(again, recipe="digits") == config
 
 
 def test_the_config_is_frozen():
@@ -81,11 +82,23 @@ def test_help_lists_every_setting_in_chinese(capsys):
         parse_config(["--help"])
     assert stopped.value.code == 0
     text = capsys.readouterr().out
+    joined = "".join(text.split())
     for field in dataclasses.fields(Config):
         assert "--" + field.name.replace("_", "-") in text
-        assert field.default.description.split(";")[0].split("%")[0] in text
+        assert field.default.description.split(";")[0].split("%")[0].replace(" ", "") in joined
     for english in ("usage", "options", "default", "show this"):
         assert english not in text
+    assert "(默认0.001;digits的配方0.003)" in joined and "(默认100;digits的配方150)" in joined
+
+
+def test_the_recipe_that_was_used_is_known():
+    assert parse_config([]).recipe == "digits"
+    assert parse_config(["--dataset", "fashion-mnist"]).recipe == "fashion-mnist"
+    assert parse_config(["--dataset", "cifar100"]).recipe == (
+        "cifar100" if (RECIPES / "cifar100.yaml").exists() else "none"
+    )
+    assert parse_config(["--recipe", "none"]).recipe == "none"
+    assert make_config({}).recipe == "auto"  # 没有问过配方
 
 
 @pytest.mark.parametrize(

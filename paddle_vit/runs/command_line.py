@@ -21,22 +21,29 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 def _parser():
     parser = ArgumentParser(
         "训练一个视觉 Transformer。不带参数时在自带的 digits 手写数字上训练,不用联网。\n"
-        "括号里是默认值;与数据集同名的内置配方会改其中一些(见 --recipe),命令行上给的最优先。",
+        "括号里是默认值;有与数据集同名的配方时用配方的(digits 的写在括号里,见 --recipe),命令行上给的最优先。",
         usage="python scripts/train.py [选项]",
     )
-    groups = {}
+    groups, recipe = {}, read_settings(RECIPES / "digits.yaml")
     for setting in all_settings():
         if setting.group not in groups:
             groups[setting.group] = parser.add_argument_group(setting.group)
         group, option = groups[setting.group], option_of(setting.name)
-        default = "" if setting.default is None else f"(默认 {setting.default})"
-        help_text = f"{setting.description}{default}".replace("%", "%%")
+        help_text = f"{setting.description}{_default(setting, recipe)}".replace("%", "%%")
         if setting.is_bool:
             group.add_argument(option, action=BooleanOptionalAction, default=SUPPRESS, help=help_text)
         else:
             metavar = "{" + ",".join(setting.choices) + "}" if setting.choices else setting.value_name
             group.add_argument(option, default=SUPPRESS, metavar=metavar, help=help_text)
     return parser
+
+
+def _default(setting, recipe):
+    """帮助里写的默认值;digits 的配方改了它,就两个都写。"""
+    values = [] if setting.default is None else [f"默认 {setting.default}"]
+    if setting.name in recipe and recipe[setting.name] != setting.default:
+        values.append(f"digits 的配方 {recipe[setting.name]}")
+    return f"({';'.join(values)})" if values else ""
 
 
 def _recipe_path(name, dataset, fine_tuning):
@@ -78,7 +85,8 @@ def parse_config(argv: list[str] | None = None) -> Config:
             recipe = {name: value for name, value in recipe.items() if name not in tagged("shape")}
     if given.get("weights") is not None:
         recipe = {name: value for name, value in recipe.items() if name not in ("model", *tagged("shape"))}
-    wanted = {**recipe, **given}
+    used = "none" if path is None else path.stem if path.parent == RECIPES else str(path)
+    wanted = {**recipe, **given, "recipe": used}
     if wanted.get("weights") is None:
         return make_config(wanted, COMMAND_LINE)
     inherited = inherited_settings(wanted)

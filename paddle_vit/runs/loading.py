@@ -14,7 +14,7 @@ from ..data.sources import load_data
 from ..errors import UserError
 from ..family.models import check_size, create_model
 from ..system.files import read_json
-from ..system.run_files import BEST, DATA, EXPORTED, ONNX, SUMMARY
+from ..system.run_files import BEST, DATA, EXPORTED, ONNX, SUMMARY, resolve_latest
 from ..weights.checkpoint import differences, load_state_into, read_model
 
 __all__ = ["LoadedModel", "LoadedRun", "build_model", "load_model", "load_run", "load_run_data"]
@@ -62,7 +62,7 @@ def load_run(directory: str | Path, model: nn.Layer | None = None) -> LoadedRun:
     Raises:
         UserError: 不是运行目录、还没有权重、文件损坏,或权重属于另一个模型。
     """
-    directory = Path(directory)
+    directory = resolve_latest(directory)
     config, info, path = load_config(directory), load_info(directory / DATA), directory / BEST
     if not path.exists():
         raise UserError(f"没有 {path}:这个运行还没有存过权重,请先训练至少一轮。")
@@ -129,7 +129,7 @@ def load_model(source: str | Path) -> LoadedRun | LoadedModel:
     Raises:
         UserError: 文件已损坏、没有说明,或说明里没有类别名和归一化。
     """
-    source = Path(source)
+    source = resolve_latest(source)
     if not source.exists():
         raise UserError(f"没有 {source}:请给运行目录(如 runs/…)、导出的目录或 .safetensors 权重文件,检查路径。")
     if source.name in EXPORTED:
@@ -142,7 +142,8 @@ def load_model(source: str | Path) -> LoadedRun | LoadedModel:
     tensors, arguments, info = read_model(source)
     if info is None:
         raise UserError(
-            f"{source} 里没有类别名、均值和标准差,不知道怎样给图片分类:请用 scripts/import_weights.py 重新转换并写明。"
+            f"{source} 里没有均值和标准差,不知道怎样给图片分类:请用 scripts/import_weights.py 重新转换,"
+            "用 --mean、--std 写明(类别名用 --class-names)。"
         )
     info = parse_info(info, source)
     stated = {"num_classes": len(info.classes), "in_channels": info.channels, "image_size": info.image_size}

@@ -30,6 +30,9 @@ from .visualdl_file import make_writer
 
 __all__ = ["NoLog", "RunLog", "load_metrics"]
 
+# VisualDL 的超参可视化页比较的设置。只写最要紧的几个:平行坐标图有十条轴时,浏览器会卡住几分钟;全部设置在 config.yaml 里
+_COMPARED = ("lr", "batch_size", "epochs", "embed_dim", "depth", "position_embedding")
+
 
 class NoLog:
     """多进程里其余进程的记录:什么也不写。"""
@@ -128,8 +131,8 @@ class RunLog:
         scalars.update({"speed/images_per_second": speed, "speed/data_wait": p.wait_seconds / p.epoch_seconds})
         self._scalars(scalars, done - 1)
 
-    def epoch(self, trainer, result: Result) -> None:
-        """一轮结束:往 metrics.jsonl 写一行,往 VisualDL 写各条曲线,打印一行。
+    def epoch(self, trainer, result: Result) -> str:
+        """一轮结束:往 metrics.jsonl 写一行,往 VisualDL 写各条曲线;返回要打印的一行,存好检查点以后再打印。
 
         Args:
             trainer (Trainer): 进度还是这一轮的。
@@ -154,7 +157,7 @@ class RunLog:
         }
         scalars.update({"optimizer/lr_epoch": lr, "speed/images_per_second_epoch": speed})
         self._scalars(scalars, p.epoch + 1)
-        self.say(
+        return (
             f"第 {p.epoch + 1}/{self.epochs} 轮  训练 {task.show(p.means)}  验证 {task.show(result.measures)}  "
             f"{speed:.0f} 张/秒,等数据 {wait:.0%}"
         )
@@ -175,15 +178,13 @@ class RunLog:
     def finish(self, trainer, summary: dict) -> None:
         """训练完:写超参数和最终指标,供 VisualDL 的 HPARAMS(超参可视化)页比较各次运行;打印结果。"""
         p, best = trainer.progress, trainer.task.best
-        settings = {
-            name: value if isinstance(value, (int, float, str)) and not isinstance(value, bool) else str(value)
-            for name, value in result_settings(trainer.config).items()
-        }
-        names = [f"test_{best}", f"val_{best}", "best_epoch", "seconds"]
+        known = {**result_settings(trainer.config), **getattr(trainer.model, "settings", {})}  # 模型决定的也在里面
+        names = [f"test_{best}", f"val_{best}"]
+        settings = {name: known[name] for name in _COMPARED if known.get(name) is not None}
         self._writer.add_hparams(settings, [f"result/{name}" for name in names])
         self._scalars({f"result/{name}": summary[name] for name in names}, 0)
         kind = trainer.task.all_measures()[best]
-        test, val = (f"{summary[name]:{kind.form}}" for name in names[:2])
+        test, val = (f"{summary[name]:{kind.form}}" for name in names)
         self.say(f"完成:测试 {kind.title} {test}(第 {p.best_epoch} 轮的权重,验证 {val}),用时 {p.seconds:.0f} 秒")
 
     def close(self) -> None:

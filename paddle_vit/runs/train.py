@@ -75,12 +75,12 @@ def train(config: Config, model: nn.Layer | None = None, task: TaskMaker | None 
     precision = autocast_dtype(config.precision, runtime["device"])
     beginning = begin(config)
     if rank == 0:
-        print(f"{describe_runtime(runtime)}\n读取数据 {config.dataset} …", flush=True)
+        print(f"{describe_runtime(runtime)}\n{_recipe_line(config)}读取数据 {config.dataset} …", flush=True)
     with one_after_another(rank, world):
         data = choose_normalization(load_data(config), config, beginning)
     seed_everything(config.seed)
-    model = build_model(config, data.info) if model is None else model
-    report = first_weights(model, config, data.info, beginning)
+    network = build_model(config, data.info) if model is None else model
+    report = first_weights(network, config, data.info, beginning)
     objective = load_distillation(config, data.info, beginning) or label_objective
     learned = Classification(data, config, objective) if task is None else task(data, config)
     with open_run(config, data.info, beginning, rank, world) as directory:
@@ -93,9 +93,24 @@ def train(config: Config, model: nn.Layer | None = None, task: TaskMaker | None 
         def make_log(steps_per_epoch, position):
             return NoLog() if rank else RunLog(directory, config.epochs, steps_per_epoch, position, config.log_every)
 
-        fit(model, learned, config, directory, make_log, precision, rank, world)
-    model.eval()
-    return LoadedRun(directory, config, data.info, model)
+        try:
+            summary = fit(network, learned, config, directory, make_log, precision, rank, world)
+        except KeyboardInterrupt:
+            again = "python scripts/train.py" if model is None and task is None else "在同样的命令后面加上"
+            raise KeyboardInterrupt(f"接着训练:{again} --resume {directory}") from None
+        if rank == 0:
+            print("\n".join(learned.next_steps(directory, summary, model is not None)), flush=True)
+    network.eval()
+    return LoadedRun(directory, config, data.info, network)
+
+
+def _recipe_line(config):
+    """用了哪个配方;在 Python 里建立的设置没有配方,不说。"""
+    if config.recipe == "auto":
+        return ""
+    if config.recipe == "none":
+        return "没有用配方,全部是默认值和命令行上给的\n"
+    return f"配方 {config.recipe}(命令行上给的优先;不用它请加 --recipe none)\n"
 
 
 def patches_per_image(config: Config) -> int:

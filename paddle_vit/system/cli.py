@@ -6,15 +6,20 @@ import argparse
 import difflib
 import io
 import os
+import re
+import signal
 import socket
 import sys
+import unicodedata
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 from ..errors import UserError
 from .files import describe_os_error
+from .run_files import resolve_latest
 
-__all__ = ["ArgumentParser", "check_port", "pair_of_numbers", "run_main"]
+__all__ = ["ArgumentParser", "check_port", "numbers", "pair_of_numbers", "run_main"]
 
 
 _ARGPARSE_MESSAGES = {  # argparse 自带的英文短语 -> 中文
@@ -29,6 +34,19 @@ _ARGPARSE_MESSAGES = {  # argparse 自带的英文短语 -> 中文
 }
 
 
+class _HelpFormatter(argparse.HelpFormatter):
+    """按终端的宽度折行,一个汉字占两格;含义另起一行,对齐就不受汉字影响。"""
+
+    def __init__(self, prog):
+        super().__init__(prog, max_help_position=6)
+
+    def _split_lines(self, text, width):
+        return [line for paragraph in text.splitlines() for line in _wrap(paragraph, width)]
+
+    def _fill_text(self, text, width, indent):
+        return "\n".join(indent + line for line in self._split_lines(text, width - len(indent)))
+
+
 class ArgumentParser(argparse.ArgumentParser):
     """中文的 ``argparse.ArgumentParser``:用法、帮助和错误都是中文,``--image_size`` 与 ``--image-size`` 等价。"""
 
@@ -38,7 +56,7 @@ class ArgumentParser(argparse.ArgumentParser):
             description=description,
             add_help=False,
             allow_abbrev=False,
-            formatter_class=argparse.RawTextHelpFormatter,
+            formatter_class=_HelpFormatter,
         )
         self._positionals.title = "位置参数"
         self._optionals.title = "选项"
@@ -54,7 +72,7 @@ class ArgumentParser(argparse.ArgumentParser):
         raise UserError(f"{message};运行 --help 查看每个参数的含义。")
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        args = [_with_hyphens(arg) for arg in (sys.argv[1:] if args is None else args)]
+        args = [_spelled_out(arg) for arg in (sys.argv[1:] if args is None else args)]
         namespace, unknown = self.parse_known_intermixed_args(args, namespace)  # 选项可以夹在图片中间
         if unknown:
             known = [option for action in self._actions for option in action.option_strings]
@@ -65,11 +83,27 @@ class ArgumentParser(argparse.ArgumentParser):
         return namespace
 
 
-def _with_hyphens(arg):
+def _columns(text):
+    """在终端里占几格。"""
+    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
+
+
+def _wrap(text, width):
+    """折成不超过 width 格的几行:西文的词不断开,标点不单独在行首,开括号不在行末。"""
+    lines = [""]
+    for piece in re.findall(r"[((「《]*(?:[!-~]+|.)[,。;:、))」》]*", text):
+        if lines[-1] and _columns(lines[-1] + piece) > width:
+            lines.append("")
+        lines[-1] += piece if lines[-1] else piece.lstrip()
+    return lines
+
+
+def _spelled_out(arg):
+    """选项名里的下划线换成横线;``runs/latest`` 换成最近的那个运行。"""
     if not arg.startswith("--"):
-        return arg
+        return str(resolve_latest(arg)) if Path(arg).name == "latest" else arg
     name, equals, value = arg.partition("=")
-    return name.replace("_", "-") + equals + value
+    return name.replace("_", "-") + equals + (str(resolve_latest(value)) if Path(value).name == "latest" else value)
 
 
 def pair_of_numbers(text: str) -> tuple[int, int]:
@@ -79,6 +113,14 @@ def pair_of_numbers(text: str) -> tuple[int, int]:
         return int(row), int(column)
     except ValueError:
         raise argparse.ArgumentTypeError(f"应为 行,列 两个整数,如 1,2,得到 {text!r}") from None
+
+
+def numbers(text: str) -> list[float]:
+    """``'0.5,0.5'`` -> ``[0.5, 0.5]``,给 ``add_argument`` 的 type;全角的逗号也行。"""
+    try:
+        return [float(part) for part in text.replace("\uff0c", ",").split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"应为数,几个之间用逗号,如 0.5,0.5,0.5,得到 {text!r}") from None
 
 
 def check_port(host: str, port: int) -> None:
@@ -102,6 +144,8 @@ def check_port(host: str, port: int) -> None:
 
 def run_main(main: Callable[[], object]) -> None:
     """脚本的入口:执行 ``main()``,把使用者能改正的错误打印成一行中文并以状态码 2 退出;Ctrl-C 以 130 退出。"""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # scripts/ctrl_c.py;从这里起由我们说明怎样继续
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # 笔记本里不是
             stream.reconfigure(errors="replace")  # 终端的编码写不出中文时,宁可显示问号也不要中断

@@ -138,7 +138,7 @@ def sum_over_processes(values: list[float]) -> list[float]:
     """把几个数在各进程上加起来。"""
     total = paddle.to_tensor(values, dtype="float64")
     all_reduce(total)
-    return total.tolist()
+    return total.numpy().tolist()
 
 
 def sum_gradients(parameters: list[paddle.Tensor], values: list[float]) -> list[float]:
@@ -151,14 +151,14 @@ def sum_gradients(parameters: list[paddle.Tensor], values: list[float]) -> list[
     Returns:
         list[float]: values 各项在各进程上的和。
     """
-    parameters = [parameter for parameter in parameters if parameter.grad is not None]
-    gradients = [parameter.grad.reshape([-1]) for parameter in parameters]
+    used = [(parameter, parameter.grad) for parameter in parameters if parameter.grad is not None]
+    gradients = [gradient.reshape([-1]) for _, gradient in used]
     flat = paddle.concat([*gradients, paddle.to_tensor(values, dtype=gradients[0].dtype)])
     all_reduce(flat)
-    *gradients, sums = flat.split([parameter.size for parameter in parameters] + [len(values)])
-    for parameter, gradient in zip(parameters, gradients):
+    *gradients, sums = flat.split([parameter.size for parameter, _ in used] + [len(values)])
+    for (parameter, _), gradient in zip(used, gradients):
         parameter.grad = gradient.reshape(parameter.shape)
-    return sums.tolist()
+    return sums.numpy().tolist()
 
 
 def share_weights(model: nn.Layer) -> None:

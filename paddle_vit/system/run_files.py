@@ -1,4 +1,10 @@
-"""运行目录和导出目录里的文件名,只在这里写。"""
+"""运行目录和导出目录里的文件名,只在这里写;``runs/latest`` 是哪个运行。"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import UserError
 
 __all__ = [
     "BEST",
@@ -17,6 +23,7 @@ __all__ = [
     "PROGRAM",
     "SUMMARY",
     "VISUALDL",
+    "resolve_latest",
 ]
 
 CONFIG = "config.yaml"  # 全部设置
@@ -37,3 +44,18 @@ PROGRAM = "model.pdmodel"  # 静态图
 CONSTANTS = "model.pdiparams"  # 静态图的权重;与它同名,引擎这样找
 ONNX = "model.onnx"  # 给别的程序,可以没有
 EXPORTED = (DESCRIPTION, PROGRAM, CONSTANTS, ONNX)
+
+
+def resolve_latest(path: str | Path) -> Path:
+    """``目录/latest`` -> 目录里最近开始的运行;真有叫这个名字的文件或目录时就是它,别的路径原样返回。
+
+    Raises:
+        UserError: 目录里还没有运行。
+    """
+    path = Path(path)
+    if path.name != "latest" or path.exists():
+        return path
+    runs = [config for config in path.parent.glob(f"*/{CONFIG}")]
+    if not runs:
+        raise UserError(f"{path.parent} 里还没有运行,不知道 {path} 是哪一个:请先训练,或写出运行目录的名字。")
+    return max(runs, key=lambda config: (config.stat().st_mtime_ns, config.parent.name)).parent

@@ -238,4 +238,4 @@ def autocast(precision: str | None) -> Any:
     """在 with 里用混合精度(mixed precision)计算;``autocast_dtype`` 给出 ``None`` 时照常用 float32。"""
     if precision is None:
         return contextlib.nullcontext()
-    return paddle.amp.auto_cast(dtype=precision, level="O1")
+    return paddle.amp.auto_cast(dtype=precision, level="O1")  # type: ignore[arg-type]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -104,6 +106,13 @@ class Classification(Task):
         names = [info.classes[label] for label in val.labels[indices]]
         figure = maps_figure(images, {"rollout": np.concatenate(maps)}, names, f"{title}看图像的哪里")
         yield Picture("attention/rollout", figure)
+
+    def next_steps(self, directory: Path, summary: dict, own_model: bool) -> list[str]:
+        chance, count = 1 / len(self.info.classes), len(self.data.test)
+        if summary["test_top1"] <= chance + 3 * math.sqrt(chance * (1 - chance) / count):
+            return [f"正确率和猜差不多。找原因:python scripts/doctor.py {directory}"]
+        predict = [] if own_model else [f"给图片分类:python scripts/predict.py {directory} 图片.png"]
+        return [*predict, *super().next_steps(directory, summary, own_model)]
 
     def examine(self):
         return examine(self.data)

@@ -1,12 +1,13 @@
 """任务(task)的样子:一批是什么,损失是什么,量什么,凭什么选最好的一轮,往记录里画什么。
 
-训练循环(``training.loop``)只认识这里的 ``Task``。自己的损失,写一个子类、改 ``loss`` 就够了,见 docs/training.md。
+训练循环(``training.loop``)只认识这里的 ``Task``。自己的损失,写一个子类、改 ``loss`` 就够了,见 docs/own-model.md。
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -116,6 +117,16 @@ class Task:
             title (str): 这是什么时候,写进图的标题,如“第 3 轮”。
         """
         return []
+
+    def next_steps(self, directory: Path, summary: dict, own_model: bool) -> list[str]:
+        """训练完以后可以做什么,打印在最后。
+
+        Args:
+            directory (Path): 运行目录。
+            summary (dict): summary.json 的内容。
+            own_model (bool): 模型是使用者自己写的,脚本不能由设置建立它。
+        """
+        return [f"看曲线:python scripts/board.py {directory.parent}"]
 
     def examine(self) -> dict:
         """训练之前看一看数据,记进 health.json 供体检用(见 ``training.health``)。"""

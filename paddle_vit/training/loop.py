@@ -132,7 +132,7 @@ class Trainer:
             log.step(self, step, lr, speed)
             if self._must_stop(step.stop, interrupted):
                 self.save(log)
-                raise KeyboardInterrupt(f"接着训练:python scripts/train.py --resume {self.directory}")
+                raise KeyboardInterrupt
             if step.save and p.step < self.steps_per_epoch:
                 self.save(log)
                 last_save = now
@@ -190,9 +190,6 @@ class Trainer:
         return read_checkpoint(path, self) if path.exists() else None
 
 
-# ---- 整个过程 ----
-
-
 def fit(
     model: nn.Layer, task: Task, config: Config, directory, make_log: Callable, precision=None, rank=0, world=1
 ) -> dict:
@@ -224,9 +221,10 @@ def fit(
             with deferred_interrupt() as interrupted:
                 trainer.train_epoch(log, interrupted)
             result = trainer.validate(log)
-            log.epoch(trainer, result)
+            line = log.epoch(trainer, result)
             trainer.progress.start_epoch(trainer.progress.epoch + 1)
             trainer.save(log)
+            log.say(line)
         return _finish(trainer, log)
     except NotFinite as error:
         trainer.health.stopped(error.where)

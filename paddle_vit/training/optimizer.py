@@ -12,7 +12,6 @@ from paddle import nn
 
 from ..config import Config
 from ..family.models import is_head
-from ..vit import ViT
 
 __all__ = [
     "Ema",
@@ -87,11 +86,11 @@ def make_optimizer(model: nn.Layer, config: Config) -> paddle.optimizer.AdamW:
     )
 
 
-def choose_trained(model: ViT, train_only: str) -> list[paddle.Tensor]:
+def choose_trained(model: nn.Layer, train_only: str) -> list[paddle.Tensor]:
     """选出要训练的参数,其余冻结:不求梯度,优化器也不动它们;调用者自己冻结的照旧。
 
     Args:
-        model (ViT): 模型。
+        model (nn.Layer): 模型。
         train_only (str): ``'all'`` 全部没有冻结的;``'head'`` 只有分类头(有蒸馏头时也算)。
 
     Returns:

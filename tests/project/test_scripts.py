@@ -246,6 +246,7 @@ def test_evaluate(tiny_run):
     done = run_script("evaluate", tiny_run, check=0)
     assert f"top-1 {summary['test_top1']:.2%}" in done.stdout
     assert f"损失 {summary['test_loss']:.4f}" in done.stdout
+    assert f"top-5 {summary['test_top5']:.2%}" in done.stdout
     rows = [line.split("\t") for line in done.stdout.splitlines() if line.startswith("  ")]
     right, total = np.array([row[1].split("/") for row in rows], int).sum(axis=0)
     assert len(rows) == 10 and total == 360

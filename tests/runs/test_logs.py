@@ -26,7 +26,7 @@ STEPS = 5  # 每轮
 
 def trainer(epoch, step=STEPS):
     """训练到第 epoch 轮(从 0 起)第 step 步的样子。"""
-    progress = Progress(epoch, step, images=4, loss_sum=4.0, sums={"top1": 2.0}, epoch_seconds=0.4, wait_seconds=0.008)
+    progress = Progress(epoch, step, count=4, loss_sum=4.0, sums={"top1": 2.0}, epoch_seconds=0.4, wait_seconds=0.008)
     config = make_config({"epochs": 10})
     return types.SimpleNamespace(progress=progress, task=Classification, config=config, steps_per_epoch=STEPS)
 

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 from paddle_vit.system.cli import run_main
@@ -22,6 +23,7 @@ TINY = (
     "--crop-padding 1 --ema 0.9 --dropout 0.1 --mixup 0.2 --position-embedding learnable"
 ).split()
 
+sys.modules["ctrl_c"] = types.ModuleType("ctrl_c")  # 在本进程里运行脚本时,不改测试进程的 Ctrl-C
 _started = []  # 还没有收尾的进程,由 conftest 在每个测试之后结束
 
 

@@ -132,7 +132,7 @@ if tuned:
     setup_runtime("cpu")
     model = ViT(**architecture, qkv_bias=True, position_embedding="learnable")
 else:
-    sys.path.insert(0, "paddle_vit/contenders")
+    sys.path.insert(0, "benchmark/contenders")
     from lesson_vit import LessonViT
     model = LessonViT(**architecture, pool="avg")
 rng = np.random.default_rng(0)
