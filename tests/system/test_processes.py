@@ -100,7 +100,7 @@ def test_the_losses_of_every_step_are_those_of_one_process(tmp_path):
 
 @pytest.mark.slow
 def test_ctrl_c_stops_all_processes_at_the_same_step(tmp_path):
-    settings = [*SETTINGS, "--epochs", "60", "--processes", "2"]
+    settings = [*SETTINGS, "--epochs", "24", "--processes", "2"]
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     run_script("train", *settings, "--output", whole, check=0)
     process = start_training(*settings, "--output", stopped)
@@ -208,13 +208,13 @@ def test_two_processes_agree_on_the_default_directory(tmp_path):
 
 @pytest.mark.slow
 def test_one_process_resumes_what_two_began(tmp_path):
-    settings = [*SETTINGS, "--epochs", "40"]
+    settings = [*SETTINGS, "--epochs", "16"]
     whole, moved = tmp_path / "whole", tmp_path / "moved"
     run_script("train", *settings, "--output", whole, check=0)
     command = [*LAUNCH, script("train"), *settings, "--output", moved]
     process = start(command, cwd=tmp_path, stderr=subprocess.STDOUT)
     for line in process.stdout:
-        if line.startswith("第 3/40 轮"):
+        if line.startswith("第 3/16 轮"):
             break
     # launch 的各个进程自成一组,按命令行里的目录名把它们和 launch 一起杀掉
     subprocess.run(["pkill", "-KILL", "-f", str(moved)], check=True)

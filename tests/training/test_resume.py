@@ -44,7 +44,7 @@ def test_resume_of_a_finished_run_changes_nothing(tiny_run):
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_twenty_kills_at_random_moments_end_the_same(tmp_path):
-    settings = [*TINY, "--batch-size", "8", "--epochs", "10", "--checkpoint-minutes", "0.001"]
+    settings = [*TINY, "--batch-size", "8", "--epochs", "7", "--checkpoint-minutes", "0.001"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     run_script("train", *settings, "--output", whole, check=0)
     rng = random.Random(0)
