@@ -15,6 +15,8 @@ import paddle.nn.functional as F
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
+from .system.library import info_lines_hidden
+
 __all__ = ["attention", "gelu", "layer_norm", "linear", "softmax"]
 
 
@@ -140,6 +142,8 @@ def _onednn():
     """
     operators = getattr(paddle, "_legacy_C_ops", None)
     if paddle.base.core.is_compiled_with_mkldnn() and hasattr(operators, "gelu") and hasattr(operators, "softmax"):
+        with info_lines_hidden():  # 第一次用 oneDNN 时,Paddle 打印它的版本
+            operators.gelu(paddle.to_tensor([0.0], place=paddle.CPUPlace()), "approximate", False, "use_mkldnn", True)
         return operators
     return None
 

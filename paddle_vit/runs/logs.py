@@ -157,6 +157,8 @@ class RunLog:
         }
         scalars.update({"optimizer/lr_epoch": lr, "speed/images_per_second_epoch": speed})
         self._scalars(scalars, p.epoch + 1)
+        both = {part: metrics[f"{part}_loss"] for part in ("train", "val")}
+        self._writer.add_scalars("loss/both", both, p.epoch + 1)  # 一张图里两条线,看得出过拟合
         return (
             f"第 {p.epoch + 1}/{self.epochs} 轮  训练 {task.show(p.means)}  验证 {task.show(result.measures)}  "
             f"{speed:.0f} 张/秒,等数据 {wait:.0%}"
@@ -179,6 +181,8 @@ class RunLog:
         """训练完:写超参数和最终指标,供 VisualDL 的 HPARAMS(超参可视化)页比较各次运行;打印结果。"""
         p, best = trainer.progress, trainer.task.best
         known = {**result_settings(trainer.config), **getattr(trainer.model, "settings", {})}  # 模型决定的也在里面
+        if "depths" in known:  # Swin
+            known.update(depth=sum(known["depths"]), position_embedding="relative")
         names = [f"test_{best}", f"val_{best}"]
         settings = {name: known[name] for name in _COMPARED if known.get(name) is not None}
         self._writer.add_hparams(settings, [f"result/{name}" for name in names])

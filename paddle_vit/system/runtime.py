@@ -7,13 +7,13 @@ import ctypes
 import os
 import platform
 import random
-import sys
 from typing import Any
 
 import numpy as np
 import paddle
 
 from ..errors import UserError
+from .library import hide_info_lines, paddle_library
 from .processes import join_processes, local_processes, usable_cores
 
 __all__ = [
@@ -64,15 +64,9 @@ def _omp_threads_of_user():
     return int(value) if value.isdigit() and int(value) > 1 else None
 
 
-def _paddle_library(*names):
-    """Paddle 自带的动态库;没有(或不在 Linux 上)时是 ``None``。"""
-    path = os.path.join(os.path.dirname(paddle.__file__), *names)
-    return ctypes.CDLL(path) if sys.platform.startswith("linux") and os.path.exists(path) else None
-
-
 def _set_threads(threads):
     """OMP_NUM_THREADS 在导入 Paddle 时已经读过,之后只能调它自带的 OpenMP 库。"""
-    library = _paddle_library("libs", "libiomp5.so")
+    library = paddle_library("libs", "libiomp5.so")
     if library is None:
         return None, "这个系统的 Paddle 不带 libiomp5.so,请在启动前设 OMP_NUM_THREADS"
     library.omp_set_num_threads(threads)
@@ -123,16 +117,6 @@ def _set_stride_kernel():
     return paddle.get_flags("FLAGS_use_stride_kernel")["FLAGS_use_stride_kernel"]
 
 
-def _silence_logs():
-    """不显示 Paddle 的 C++ 部分打印的 INFO 行(oneDNN 的版本、连接的端口等);警告和错误照常显示。"""
-    if "GLOG_minloglevel" in os.environ:
-        return
-    for names in (("libs", "libphi_core.so"), ("base", "libpaddle.so")):
-        library = _paddle_library(*names)
-        if library is not None and hasattr(library, "_ZN3fLI17FLAGS_minloglevelE"):
-            ctypes.c_int.in_dll(library, "_ZN3fLI17FLAGS_minloglevelE").value = 1
-
-
 def pick_device(device: str) -> str:
     """把 ``'auto'`` 换成 ``'gpu'``(有就用)或 ``'cpu'``。
 
@@ -169,7 +153,7 @@ def setup_runtime(device: str = "auto", threads: int | None = None) -> dict:
     """
     device = pick_device(device)
     paddle.disable_signal_handler()  # 否则被 SIGTERM 终止时 Paddle 打印一屏 C++ 调用栈
-    _silence_logs()
+    hide_info_lines()
     settings: dict = dict(device=device, threads=None, mkl_path=None, malloc=None, stride_kernel=None, skipped={})
     if device == "gpu":
         # launch 给每个进程一张可见的卡(FLAGS_selected_gpus);单进程时就是第 0 张

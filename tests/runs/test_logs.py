@@ -144,7 +144,17 @@ def test_a_runs_records(tiny_run):
     images = "train/images val/confusion val/mistakes test/confusion test/mistakes attention/heads attention/rollout"
     assert set(images.split()) <= set(tags["image"])
     assert "weights/head.weight" in tags["histogram"]
-    assert tags["hyper_parameters"]
+    (compared,) = reader.get_data("hyper_parameters", tags["hyper_parameters"][0])
+    given, shown = (
+        [info.name for info in infos] for infos in (compared.hparam.hparamInfos, compared.hparam.metricInfos)
+    )
+    assert given == ["lr", "batch_size", "epochs", "embed_dim", "depth", "position_embedding"]
+    assert shown == ["result/test_top1", "result/val_top1"]  # 更多的轴会让浏览器卡住
+    both = [(item.id, item.tag_value.tag, item.tag_value.value) for item in reader.get_data("scalars", "loss/both")]
+    lines = read_metrics(tiny_run)
+    expected = [(line["epoch"], part, line[f"{part}_loss"]) for line in lines for part in ("train", "val")]
+    assert [item[:2] for item in both] == [item[:2] for item in expected]
+    np.testing.assert_allclose([item[2] for item in both], [item[2] for item in expected], rtol=1e-6)
     names = {path.name for path in tiny_run.iterdir()}
     expected = "config.yaml data.json metrics.jsonl best.safetensors last.safetensors summary.json vdlrecords.log"
     assert {*expected.split(), "confusion_test.png", "mistakes_test.png"} <= names

@@ -223,7 +223,7 @@ def test_what_does_not_apply_is_said(monkeypatch):
     monkeypatch.delenv("MKL_DEBUG_CPU_TYPE", raising=False)
     monkeypatch.setattr(runtime_module, "_cpu_flags", lambda: ("GenuineIntel", {"avx2", "fma"}))
     monkeypatch.setattr(runtime_module.platform, "libc_ver", lambda: ("", ""))
-    monkeypatch.setattr(runtime_module, "_paddle_library", lambda *names: None)
+    monkeypatch.setattr(runtime_module, "paddle_library", lambda *names: None)
     settings = setup_runtime("cpu")
     assert settings["threads"] is settings["mkl_path"] is settings["malloc"] is None
     assert set(settings["skipped"]) == {"threads", "mkl_path", "malloc"}
@@ -253,3 +253,23 @@ def test_the_description_is_one_line():
     )
     text = describe_runtime(settings)
     assert "\n" not in text and all(word in text for word in ("线程 2", "AVX-512", "2 个进程"))
+
+
+OWN_PROGRAM = """
+import paddle
+from paddle_vit import ViT
+model = ViT(image_size=8, patch_size=2, in_channels=1, embed_dim=16, depth=1)
+model(paddle.randn([2, 1, 8, 8])).sum().backward()
+model.eval()
+with paddle.no_grad():
+    model(paddle.randn([2, 1, 8, 8]))
+"""
+
+
+@pytest.mark.skipif(not paddle.base.core.is_compiled_with_mkldnn(), reason="这个 Paddle 没有 oneDNN")
+def test_an_own_program_shows_no_lines_of_onednn():
+    for extra, shown in (({}, False), ({"GLOG_minloglevel": "0"}, True)):
+        environ = {name: value for name, value in os.environ.items() if name != "GLOG_minloglevel"}
+        command = [sys.executable, "-W", "ignore", "-c", OWN_PROGRAM]
+        done = subprocess.run(command, env={**environ, **extra}, cwd=ROOT, capture_output=True, text=True, check=True)
+        assert "oneDNN" in done.stderr if shown else done.stderr == "", done.stderr
