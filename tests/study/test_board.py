@@ -55,7 +55,7 @@ def test_the_loss_chart_is_drawn_in_a_browser(board, chromium):
                 - Math.min(data[i], data[i + 1], data[i + 2]) > 60) colored++;
           return colored;
         })"""
-    charts = 3  # loss/train_step、loss/train、loss/val;标题也画在图里
+    charts = 4  # loss/train_step、loss/train、loss/val、loss/both;标题也画在图里
     WebDriverWait(chromium, 60).until(lambda page: sum(n > 50 for n in page.execute_script(count)) == charts)
     text = chromium.find_element("tag name", "body").text
     assert f"loss\n{charts}" in text
