@@ -23,6 +23,7 @@ setup(
         "paddlepaddle>=3.1,<3.4",
         "visualdl==2.5.3",
         "numpy>=1.24,<3",
+        "numba>=0.60",
         "pillow>=9.1",
         "pydantic>=2.6,<3",
         "pyyaml>=6",

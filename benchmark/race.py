@@ -15,7 +15,13 @@ from .teams import PEAK, Team, contenders, missing_packages
 __all__ = ["MODELS", "QUICK_MODELS", "forward_flops", "run_race"]
 
 # 名字 -> (结构, 一批几张)
+_IMAGES = dict(
+    image_size=32, patch_size=4, in_channels=3, num_classes=10, embed_dim=128, depth=6, num_heads=8, pool="avg"
+)
 MODELS = {
+    "digits": (dict(_IMAGES, image_size=8, patch_size=2, in_channels=1, embed_dim=96, depth=3), 64),
+    "Fashion-MNIST": (dict(_IMAGES, image_size=28, in_channels=1, embed_dim=96, depth=4, num_heads=4), 128),
+    "ViT-32/4": (_IMAGES, 128),
     "ViT-Ti/16": (
         dict(
             image_size=224,
@@ -28,12 +34,6 @@ MODELS = {
             pool="cls",
         ),
         16,
-    ),
-    "ViT-32/4": (
-        dict(
-            image_size=32, patch_size=4, in_channels=3, num_classes=10, embed_dim=128, depth=6, num_heads=8, pool="avg"
-        ),
-        128,
     ),
 }
 QUICK_MODELS = {
@@ -123,7 +123,7 @@ def run_race(name, architecture, batch, task, options):
     for row in rows.values():
         if "images_per_second" in row:
             for baseline in ("lesson", "torch-float32"):
-                if speed[baseline]:
+                if speed.get(baseline):
                     row[f"ratio_to_{baseline}"] = row["images_per_second"] / speed[baseline]
     return list(rows.values()), peak_gflops
 

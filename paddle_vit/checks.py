@@ -16,6 +16,7 @@ __all__ = [
     "as_pair",
     "check_drop_path",
     "check_features",
+    "check_heads",
     "check_images",
     "check_normalization",
     "check_positive",
@@ -32,6 +33,15 @@ _FLOATS = (paddle.float32, paddle.float16, paddle.bfloat16)
 
 def _is_positive(value):
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value > 0
+
+
+def check_heads(embed_dim: int, num_heads: int) -> None:
+    """头数整除嵌入维度,否则抛出 ``UserError``。"""
+    if num_heads < 1 or embed_dim < 1 or embed_dim % num_heads:
+        raise UserError(
+            f"embed_dim={embed_dim} 不能被 num_heads={num_heads} 整除:"
+            "每个头分到 embed_dim / num_heads 维,两者都要是正整数,请改其中一个。"
+        )
 
 
 def check_positive(value: Any, name: str) -> None:

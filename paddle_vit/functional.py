@@ -1,65 +1,66 @@
 """为速度而写的少数几个运算。每一个都等于一条普通的 Paddle 公式,注释里写明是哪一条。
 
-只在「动态图 + CPU + float32」时走自己的实现,其余情况(GPU、混合精度、``to_static``)退回 Paddle 原来的运算。
-写法里的共同道理:Paddle 在 CPU 上的矩阵乘用满所有的核,而沿某一轴求和、按行广播的运算只用一个核,还慢几十倍。
-所以求和写成乘以全 1 的向量:``ones[1, M] @ x`` 是对 M 行求和,``x @ ones[D, 1]`` 是对 D 列求和;
-``v[M, 1] @ ones[1, D]`` 把一列广播成 D 列。
+只在「动态图 + CPU + float32」时走自己的实现:循环在 ``kernels`` 里,由 numba 编译,这里写明它算的是什么、
+梯度是什么。其余情况(GPU、混合精度、``to_static``、没有 numba)退回 Paddle 原来的运算。
 """
 
 from __future__ import annotations
 
-import functools
+import math
 
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
-from .system.library import info_lines_hidden
+from .broadcast import add_to_each
+from .kernels.loading import load_kernels, matmul_address
+from .kernels.tensors import address, dense, kernels_for, rows
 
-__all__ = ["attention", "gelu", "layer_norm", "linear", "softmax"]
-
-
-def _is_eager_cpu(*tensors):
-    """是否「动态图 + CPU + float32」。"""
-    return paddle.in_dynamic_mode() and all(x.place.is_cpu_place() and x.dtype == paddle.float32 for x in tensors)
-
-
-def _all_need_gradients(*parameters):
-    """是否要为这些参数求梯度:不求梯度时 Paddle 自己的前向已经够快。"""
-    return paddle.is_grad_enabled() and not any(p.stop_gradient for p in parameters)
-
-
-def _needs_gradient(*tensors):
-    """是否至少要为其中一个求梯度。"""
-    return paddle.is_grad_enabled() and not all(x.stop_gradient for x in tensors)
+__all__ = [
+    "attention",
+    "gelu",
+    "layer_norm",
+    "linear",
+    "patch_embedding",
+    "self_attention",
+    "softmax",
+]
 
 
-def _linear_on_cpu(x, weight, bias):
-    """``addmm`` 在矩阵乘里顺便加上偏置;``F.linear`` 先乘后加,加法的时间是乘法的一半。"""
-    x_2d = x.reshape([-1, x.shape[-1]])  # [M, D_in],M = B * N
-    return paddle.addmm(bias.unsqueeze(0), x_2d, weight).reshape([*x.shape[:-1], -1])  # [..., D_out]
+def _empty(needed, like):
+    """needed 时是与 like 同形状的、还没有填的 Tensor,否则是 ``None``。"""
+    return paddle.empty_like(like) if needed else None
 
 
-class _LinearOnCPU(PyLayer):
-    """线性层;偏置的梯度 sum(dY) 写成矩阵乘,不然它占去一步训练三分之一的时间。"""
+class _Linear(PyLayer):
+    """y = x W + b;dx = dy W^T,dW = x^T dy,db = sum(dy)。
+
+    ``F.linear`` 先乘后加,加法的时间是乘法的一半;它求 db 更慢,占去一步训练的三分之一。
+    """
 
     @staticmethod
     def forward(ctx, x, weight, bias):
+        ctx.needed = [t is not None and not t.stop_gradient for t in (x, weight, bias)]
+        ctx.has_bias = bias is not None
+        x, weight, bias = dense(x), dense(weight), dense(bias)
         ctx.save_for_backward(x, weight)
-        return _linear_on_cpu(x, weight, bias)
+        D_out = weight.shape[1]
+        y = paddle.empty([*x.shape[:-1], D_out])  # [..., D_out]
+        pointers = [address(t) for t in (x, weight, bias, y)]
+        load_kernels().linear_forward(matmul_address(), *pointers, *rows(x), D_out)
+        return y
 
     @staticmethod
-    def backward(ctx, grad_output):
+    def backward(ctx, dy):
         x, weight = ctx.saved_tensor()
-        x_2d = x.reshape([-1, x.shape[-1]])  # [M, D_in],M = B * N
-        grad_2d = grad_output.reshape([-1, grad_output.shape[-1]])  # [M, D_out]
-        grad_x = None
-        if not x.stop_gradient:
-            grad_x = paddle.matmul(grad_output, weight, transpose_y=True)  # [..., D_in]
-        grad_weight = paddle.matmul(x_2d, grad_2d, transpose_x=True)  # [D_in, D_out]
-        grad_bias = paddle.matmul(paddle.ones([1, grad_2d.shape[0]]), grad_2d).squeeze(0)  # [D_out]
-        return grad_x, grad_weight, grad_bias
+        dy = dense(dy)
+        D_out = weight.shape[1]
+        dx, dweight = _empty(ctx.needed[0], x), _empty(ctx.needed[1], weight)  # [..., D_in],[D_in, D_out]
+        dbias = paddle.empty([D_out]) if ctx.needed[2] else None  # [D_out]
+        pointers = [address(t) for t in (x, weight, dy, dx, dweight, dbias)]
+        load_kernels().linear_backward(matmul_address(), *pointers, *rows(x), D_out)
+        return (dx, dweight, dbias) if ctx.has_bias else (dx, dweight)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -73,47 +74,36 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Returns:
         Tensor: [..., D_out]。
     """
-    if bias is not None and _is_eager_cpu(x, weight, bias):
-        return (_LinearOnCPU.apply if _all_need_gradients(weight, bias) else _linear_on_cpu)(x, weight, bias)
+    tensors = (x, weight) if bias is None else (x, weight, bias)
+    if kernels_for(*tensors) and matmul_address() and x.shape[-1] == weight.shape[0]:
+        return _Linear.apply(x, weight, bias)
     return F.linear(x, weight, bias)
 
 
-class _LayerNormOnCPU(PyLayer):
-    """层归一化 y = (x - mean) * r * weight + bias,r = 1 / sqrt(var + epsilon)。
+class _LayerNorm(PyLayer):
+    """y = h * weight + bias,h = (x - mean) * r,r = 1 / sqrt(var + epsilon)。
 
-    前向用 Paddle 的(很快);反向里的求和与广播写成矩阵乘。记 g = dY * weight,c = x - mean,则
-    dX = r * (g - mean(g) - c * r^2 * mean(g * c)),均值都沿 D 轴。
+    记 g = dy * weight,则 dx = r * (g - mean(g) - h * mean(g * h)),均值都沿 D 轴;
+    dweight = sum(dy * h),dbias = sum(dy),沿其余的轴求和。
     """
 
     @staticmethod
     def forward(ctx, x, weight, bias, epsilon):
-        ctx.save_for_backward(x, weight)
-        ctx.epsilon, ctx.needed = epsilon, [not tensor.stop_gradient for tensor in (x, weight, bias)]
-        return F.layer_norm(x, x.shape[-1:], weight, bias, epsilon)
+        ctx.needed = [not t.stop_gradient for t in (x, weight, bias)]
+        x, weight, bias = dense(x), dense(weight), dense(bias)
+        M, D = rows(x)
+        y, mean, r = paddle.empty_like(x), paddle.empty([M]), paddle.empty([M])  # [..., D],[M],[M]
+        load_kernels().layer_norm_forward(*map(address, (x, weight, bias, y, mean, r)), M, D, epsilon)
+        ctx.save_for_backward(x, weight, mean, r)
+        return y
 
     @staticmethod
-    def backward(ctx, grad_output):
-        x, weight = ctx.saved_tensor()
-        shape, D = x.shape, x.shape[-1]
-        needs_x, needs_weight, needs_bias = ctx.needed
-        x, grad = x.reshape([-1, D]), grad_output.reshape([-1, D])  # [M, D],M = B * N
-        average, spread = paddle.full([D, 1], 1 / D), paddle.ones([1, D])
-        c = x - paddle.matmul(paddle.matmul(x, average), spread)  # [M, D]
-        r = paddle.rsqrt(paddle.matmul(c * c, average) + ctx.epsilon)  # [M, 1]
-        grad_c = grad * c  # [M, D]
-        grad_x = grad_weight = grad_bias = None
-        if needs_x:
-            weighted_average = weight.unsqueeze(1) / D  # [D, 1]
-            mean_g = paddle.matmul(grad, weighted_average)  # [M, 1]
-            mean_gc = paddle.matmul(grad_c, weighted_average)  # [M, 1]
-            grad_x = grad * paddle.matmul(r, weight.unsqueeze(0))  # r * g
-            grad_x = grad_x - paddle.matmul(r * mean_g, spread) - c * paddle.matmul(r**3 * mean_gc, spread)
-            grad_x = grad_x.reshape(shape)
-        if needs_weight:
-            grad_weight = paddle.matmul(r, grad_c, transpose_x=True).squeeze(0)  # [D]
-        if needs_bias:
-            grad_bias = paddle.matmul(paddle.ones([1, x.shape[0]]), grad).squeeze(0)  # [D]
-        return grad_x, grad_weight, grad_bias
+    def backward(ctx, dy):
+        x, weight, mean, r = ctx.saved_tensor()
+        dx, dweight, dbias = paddle.empty_like(x), paddle.empty_like(weight), paddle.empty_like(weight)
+        pointers = map(address, (x, weight, mean, r, dense(dy), dx, dweight, dbias))
+        load_kernels().layer_norm_backward(*pointers, mean.shape[0], weight.shape[0])
+        return tuple(t if needed else None for t, needed in zip((dx, dweight, dbias), ctx.needed))
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float = 1e-5) -> Tensor:
@@ -129,44 +119,57 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float = 1e-5) -
     Returns:
         Tensor: [..., D]。
     """
-    if _is_eager_cpu(x, weight) and _needs_gradient(x, weight, bias):
-        return _LayerNormOnCPU.apply(x, weight, bias, epsilon)
+    if kernels_for(x, weight, bias) and weight.shape == bias.shape == x.shape[-1:]:
+        return _LayerNorm.apply(x, weight, bias, epsilon)
     return F.layer_norm(x, x.shape[-1:], weight, bias, epsilon)
 
 
-@functools.cache
-def _onednn():
-    """Paddle 自带的 oneDNN 算子;这个版本的 Paddle 没有时是 ``None``。
+def patch_embedding(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """步长等于卷积核的卷积,结果排成 token:``F.conv2d(x, weight, bias, stride=P).flatten(2)`` 再转置。
 
-    动态图自己不会选用它们,只有旧的算子接口能点名要。
+    图块互不重叠,所以它就是把每个图块拉直成一行,再过一个线性层。x 要求梯度时仍用卷积。
+
+    Args:
+        x (Tensor): [B, C, H, W],P 整除 H、W。
+        weight (Tensor): [D, C, P, P],高和宽可以不同。
+        bias (Tensor): [D]。
+
+    Returns:
+        Tensor: [B, N, D],N = H/P * W/P。
     """
-    operators = getattr(paddle, "_legacy_C_ops", None)
-    if paddle.base.core.is_compiled_with_mkldnn() and hasattr(operators, "gelu") and hasattr(operators, "softmax"):
-        with info_lines_hidden():  # 第一次用 oneDNN 时,Paddle 打印它的版本
-            operators.gelu(paddle.to_tensor([0.0], place=paddle.CPUPlace()), "approximate", False, "use_mkldnn", True)
-        return operators
-    return None
+    height, width = weight.shape[2:]
+    fixed = x.stop_gradient or not paddle.is_grad_enabled()
+    kernels = kernels_for(x, weight, bias) if fixed and matmul_address() else None
+    if kernels is None:
+        x = F.conv2d(x, weight, bias, stride=(height, width))  # [B, D, H/P, W/P]
+        return x.flatten(2).transpose([0, 2, 1])  # [B, N, D]
+    x, (B, C, H, W) = dense(x), x.shape
+    patches = paddle.empty([B, H // height * (W // width), C * height * width])  # [B, N, C*P*P]
+    kernels.cut_patches(address(x), address(patches), B, C, H // height, height, W // width, width)
+    return linear(patches, weight.flatten(1).t(), bias)
 
 
-def _plain(x):
-    """oneDNN 的输出带着自己的内存布局标记,别的算子遇到会出错;经 DLPack 换成普通的 Tensor(不复制数据)。"""
-    return paddle.from_dlpack(paddle.to_dlpack(x.detach()))
+class _Gelu(PyLayer):
+    """y = x Phi(x),dy/dx = Phi(x) + x phi(x);Phi、phi 是标准正态分布的分布函数和密度。
 
-
-class _GeluOnCPU(PyLayer):
-    """oneDNN 的 GELU 和它的反向:前向在里面单独建一张小计算图,反向时对它求梯度。"""
+    两者的指数函数是同一个,所以前向时一起算好,反向只剩一次乘法。
+    """
 
     @staticmethod
     def forward(ctx, x):
-        ctx.x = x.detach()
-        ctx.x.stop_gradient = False
-        with paddle.enable_grad():
-            ctx.y = _onednn().gelu(ctx.x, "approximate", False, "use_mkldnn", True)
-        return _plain(ctx.y)
+        needed, x = not x.stop_gradient, dense(x)
+        y, slope = paddle.empty_like(x), _empty(needed, x)
+        load_kernels().gelu_forward(*map(address, (x, y, slope)), math.prod(x.shape))
+        if slope is not None:
+            ctx.save_for_backward(slope)
+        return y
 
     @staticmethod
-    def backward(ctx, grad_output):
-        return _plain(paddle.grad(ctx.y, ctx.x, grad_output)[0])
+    def backward(ctx, dy):
+        (slope,) = ctx.saved_tensor()
+        dx = paddle.empty_like(slope)
+        load_kernels().multiply(*map(address, (slope, dense(dy), dx)), math.prod(dx.shape))
+        return dx
 
 
 def gelu(x: Tensor) -> Tensor:
@@ -178,15 +181,31 @@ def gelu(x: Tensor) -> Tensor:
     Returns:
         Tensor: 与 x 同形状。
     """
-    if _is_eager_cpu(x) and _onednn():
-        if _all_need_gradients(x):
-            return _GeluOnCPU.apply(x)
-        return _plain(_onednn().gelu(x, "approximate", False, "use_mkldnn", True))
-    return F.gelu(x)
+    return _Gelu.apply(x) if kernels_for(x) else F.gelu(x)
+
+
+class _Softmax(PyLayer):
+    """y = exp(x) / sum(exp(x)),dx = y * (dy - sum(dy * y)),都沿最后一轴。"""
+
+    @staticmethod
+    def forward(ctx, x):
+        x = dense(x)
+        y = paddle.empty_like(x)
+        load_kernels().softmax_forward(address(x), address(y), *rows(x))
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx, dy):
+        (y,) = ctx.saved_tensor()
+        dx = paddle.empty_like(y)
+        pointers = map(address, (y, dense(dy), dx))
+        load_kernels().softmax_backward(*pointers, *rows(y))
+        return dx
 
 
 def softmax(x: Tensor) -> Tensor:
-    """沿最后一轴的 softmax,与 ``paddle.nn.functional.softmax(x)`` 数值相同;CPU 上不求梯度时用快几倍的 oneDNN 算子。
+    """沿最后一轴的 softmax,与 ``paddle.nn.functional.softmax(x)`` 数值和梯度都相同。
 
     Args:
         x (Tensor): [..., N]。
@@ -194,41 +213,7 @@ def softmax(x: Tensor) -> Tensor:
     Returns:
         Tensor: [..., N],每行之和为 1。
     """
-    if _is_eager_cpu(x) and not _all_need_gradients(x) and _onednn():
-        return _plain(_onednn().softmax(x, "axis", -1, "use_mkldnn", True))
-    return F.softmax(x, axis=-1)
-
-
-def _scores(q, k, scale, bias):
-    scores = paddle.matmul(q * scale, k, transpose_y=True)  # [B, h, N, N]
-    return scores if bias is None else scores + bias
-
-
-class _AttentionOnCPU(PyLayer):
-    """注意力 z = w v,w = softmax(s),s = scale * q k^T + bias;bias 不求梯度时可以有。
-
-    softmax 的梯度是 dS = w * (dW - sum(dW * w)),沿最后一轴求和;这个和也等于 sum(dZ * z),
-    后者短得多(d 个数而不是 N 个)。
-    """
-
-    @staticmethod
-    def forward(ctx, q, k, v, scale, bias):
-        weights = softmax(_scores(q, k, scale, bias))  # [B, h, N, N]
-        z = paddle.matmul(weights, v)  # [B, h, N, d]
-        ctx.save_for_backward(q, k, v, weights, z)
-        ctx.scale = scale
-        return z
-
-    @staticmethod
-    def backward(ctx, grad_z):
-        q, k, v, weights, z = ctx.saved_tensor()
-        grad_v = paddle.matmul(weights, grad_z, transpose_x=True)  # [B, h, N, d]
-        grad_s = paddle.matmul(grad_z, v, transpose_y=True)  # dW,[B, h, N, N]
-        total = paddle.matmul(grad_z * z, paddle.ones([v.shape[-1], v.shape[-2]]))  # sum(dZ * z),广播成 [B, h, N, N]
-        grad_s = grad_s.subtract_(total).multiply_(weights)
-        grad_q = paddle.matmul(grad_s, k).scale_(ctx.scale)  # [B, h, N, d]
-        grad_k = paddle.matmul(grad_s, q, transpose_x=True).scale_(ctx.scale)  # [B, h, N, d]
-        return grad_q, grad_k, grad_v
+    return _Softmax.apply(x) if x.ndim and kernels_for(x) else F.softmax(x, axis=-1)
 
 
 def attention(
@@ -242,7 +227,7 @@ def attention(
     """不返回权重的注意力 ``softmax(q k^T * scale + bias) v``。
 
     GPU 上没有 bias 时用 ``paddle.nn.functional.scaled_dot_product_attention``(flash attention 不在显存里展开 N x N
-    的权重;它不给 bias 求梯度,学不会相对位置偏置);CPU 上用公式本身,只是反向自己写。
+    的权重;它不给 bias 求梯度,学不会相对位置偏置);CPU 上用公式本身。
 
     Args:
         q, k, v (Tensor): [B, h, N, d]。
@@ -259,8 +244,53 @@ def attention(
         q, k, v = (x.transpose([0, 2, 1, 3]) for x in (q, k, v))  # 该算子要 [B, N, h, d]
         z = F.scaled_dot_product_attention(q, k, v, None, dropout, training=dropout > 0)
         return z.transpose([0, 2, 1, 3])  # [B, h, N, d]
-    fixed_bias = bias is None or bias.stop_gradient
-    if _is_eager_cpu(q, k, v) and dropout == 0 and fixed_bias and _all_need_gradients(q, k, v):
-        return _AttentionOnCPU.apply(q, k, v, scale, bias)
-    weights = softmax(_scores(q, k, scale, bias))  # [B, h, N, N]
+    scores = paddle.matmul(q * scale, k, transpose_y=True)  # [B, h, N, N]
+    weights = softmax(scores if bias is None else add_to_each(scores, bias))  # [B, h, N, N]
     return paddle.matmul(F.dropout(weights, dropout, training=dropout > 0), v)  # [B, h, N, d]
+
+
+class _SelfAttention(PyLayer):
+    """z = w v,w = softmax(s),s = scale * q k^T,一次算一张图的一个头,N x N 的 w 不写进内存。
+
+    反向时由 q、k 再算一遍 w(只存了各行的 log(sum(exp(s)))):dv = w^T dz,ds = w * (dz v^T - sum(dz * z)),
+    dq = scale * ds k,dk = scale * ds^T q。来源:FlashAttention(arXiv 2205.14135)。
+    """
+
+    @staticmethod
+    def forward(ctx, qkv, num_heads, scale):
+        qkv = dense(qkv)
+        B, N, width = qkv.shape
+        D = width // 3
+        z, log_sums = paddle.empty([B, N, D]), paddle.empty([B, num_heads, N])
+        ctx.sizes = B, N, num_heads, D // num_heads, scale
+        load_kernels().attention_forward(matmul_address(), *map(address, (qkv, z, log_sums)), *ctx.sizes)
+        ctx.save_for_backward(qkv, z, log_sums)
+        return z
+
+    @staticmethod
+    def backward(ctx, dz):
+        qkv, z, log_sums = ctx.saved_tensor()
+        dqkv = paddle.empty_like(qkv)
+        pointers = map(address, (qkv, z, log_sums, dense(dz), dqkv))
+        load_kernels().attention_backward(matmul_address(), *pointers, *ctx.sizes)
+        return dqkv
+
+
+def self_attention(qkv: Tensor, num_heads: int, scale: float, dropout: float = 0.0) -> Tensor:
+    """``attention`` 的一种写法:q、k、v 还没有拆开,各个头的结果已经合好。
+
+    Args:
+        qkv (Tensor): [B, N, 3 * h * d],q、k、v 依次排列,每个里面各个头依次排列。
+        num_heads (int): 头数 h。
+        scale (float), dropout (float): 见 ``attention``。
+
+    Returns:
+        Tensor: [B, N, h * d]。
+    """
+    if kernels_for(qkv) and matmul_address() and dropout == 0:
+        return _SelfAttention.apply(qkv, num_heads, scale)
+    B, N, width = qkv.shape
+    heads = qkv.reshape([B, N, 3 * num_heads, -1]).transpose([0, 2, 1, 3])  # [B, 3h, N, d]
+    q, k, v = heads.chunk(3, axis=1)  # 各 [B, h, N, d]
+    z = attention(q, k, v, scale, dropout)  # [B, h, N, d]
+    return z.transpose([0, 2, 1, 3]).reshape([B, N, width // 3])  # [B, N, h*d]

@@ -11,11 +11,12 @@ from collections.abc import Sequence
 import paddle
 from paddle import Tensor, nn
 
-from . import functional
+from . import broadcast, functional
 from .checks import (
     as_pair,
     check_drop_path,
     check_features,
+    check_heads,
     check_images,
     check_positive,
     check_probability,
@@ -24,19 +25,8 @@ from .checks import (
 )
 from .errors import UserError
 
-__all__ = [
-    "GELU",
-    "Attention",
-    "DropPath",
-    "EncoderLayer",
-    "Identity",
-    "LayerNorm",
-    "LayerScale",
-    "Linear",
-    "Mlp",
-    "NormalizedAttention",
-    "PatchEmbedding",
-]
+__all__ = ["GELU", "Attention", "AverageTokens", "DropPath", "EncoderLayer", "Identity", "LayerNorm", "LayerScale"]
+__all__ += ["Linear", "Mlp", "NormalizedAttention", "PatchConv", "PatchEmbedding"]
 
 
 class Identity(nn.Layer):
@@ -118,11 +108,15 @@ class Mlp(nn.Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         check_features(x, self.fc1.weight, self.fc1.weight.shape[0])
-        x = self.fc1(x)  # [B, N, D * mlp_ratio]
-        x = self.act(x)
-        x = self.dropout(x)
-        x = self.fc2(x)  # [B, N, D]
-        return self.dropout(x)
+        x = self.dropout(self.act(self.fc1(x)))  # [B, N, D * mlp_ratio]
+        return self.dropout(self.fc2(x))  # [B, N, D]
+
+
+class PatchConv(nn.Conv2D):
+    """步长等于卷积核的卷积,参数与 ``paddle.nn.Conv2D`` 相同;输出排成 token:[B, C, H, W] -> [B, H/P * W/P, D]。"""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.patch_embedding(x, self.weight, self.bias)
 
 
 class PatchEmbedding(nn.Layer):
@@ -159,15 +153,19 @@ class PatchEmbedding(nn.Layer):
         self.in_channels = in_channels
         check_probability(dropout, "dropout")
         self.num_patches = self.grid_size[0] * self.grid_size[1]
-        self.patch_embedding = nn.Conv2D(in_channels, embed_dim, kernel_size=self.patch_size, stride=self.patch_size)
+        self.patch_embedding = PatchConv(in_channels, embed_dim, self.patch_size, self.patch_size)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         check_images(x, self.patch_embedding.weight, self.in_channels, self.image_size)
-        x = self.patch_embedding(x)  # [B, D, H/P, W/P]
-        x = x.flatten(2)  # [B, D, N],N = H/P * W/P
-        x = x.transpose([0, 2, 1])  # [B, N, D]
-        return self.dropout(x)
+        return self.dropout(self.patch_embedding(x))  # [B, N, D],N = H/P * W/P
+
+
+class AverageTokens(nn.Layer):
+    """对全部 token 取平均(average pooling),[B, N, D] -> [B, D]。来源:课程第 4 课。"""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return broadcast.mean_tokens(x)
 
 
 class Attention(nn.Layer):
@@ -197,11 +195,7 @@ class Attention(nn.Layer):
         attention_dropout: float = 0.0,
     ):
         super().__init__()
-        if num_heads < 1 or embed_dim < 1 or embed_dim % num_heads:
-            raise UserError(
-                f"embed_dim={embed_dim} 不能被 num_heads={num_heads} 整除:"
-                "每个头分到 embed_dim / num_heads 维,两者都要是正整数,请改其中一个。"
-            )
+        check_heads(embed_dim, num_heads)
         check_probability(dropout, "dropout")
         check_probability(attention_dropout, "attention_dropout")
         self.num_heads = num_heads
@@ -231,8 +225,17 @@ class Attention(nn.Layer):
             tuple: ``(z, attn_weights)``,形状 [B, N, D] 和 [B, h, N, N];``need_weights=False`` 时第二项为 ``None``。
             attn_weights 是 softmax 之后、随机失活之前的权重,每行之和为 1。
         """
-        q, k, v = self.split_heads(x)  # 各 [B, h, N, d]
-        return self.attend(q, k, v, need_weights)
+        if need_weights or not self._is_plain():
+            q, k, v = self.split_heads(x)  # 各 [B, h, N, d]
+            return self.attend(q, k, v, need_weights)
+        check_tokens(x, self.qkv.weight, self.qkv.weight.shape[0])
+        dropout = self.attn_dropout.p if self.training else 0.0
+        z = functional.self_attention(self.qkv(x), self.num_heads, self.scales, dropout)  # [B, N, h*d],不必拆开各个头
+        return self.proj_dropout(self.proj(z)), None
+
+    def _is_plain(self):  # 子类没有改过中间的步骤
+        steps = ("split_heads", "transpose_multihead", "attend")
+        return all(getattr(type(self), step) is getattr(Attention, step) for step in steps)
 
     def split_heads(self, x: Tensor) -> Sequence[Tensor]:
         """各个头的 q、k、v:[B, N, D] -> 三个 [B, h, N, d]。"""
@@ -312,7 +315,7 @@ class LayerScale(nn.Layer):
         self.gamma = self.create_parameter([embed_dim], default_initializer=nn.initializer.Constant(value))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.gamma
+        return broadcast.scale_channels(x, self.gamma)
 
 
 class DropPath(nn.Layer):
@@ -336,8 +339,8 @@ class DropPath(nn.Layer):
         if self.drop_path == 0.0 or not self.training:
             return x
         keep = 1.0 - self.drop_path
-        mask = paddle.bernoulli(paddle.full([x.shape[0]] + [1] * (x.ndim - 1), keep, x.dtype))  # [B, 1, 1]
-        return x * (mask / keep)
+        mask = paddle.bernoulli(paddle.full([x.shape[0]], keep, x.dtype))  # [B]
+        return broadcast.scale_each(x, mask / keep)
 
 
 class EncoderLayer(nn.Layer):

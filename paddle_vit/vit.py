@@ -10,9 +10,10 @@ import numpy as np
 import paddle
 from paddle import Tensor, nn
 
+from . import broadcast
 from .checks import check_vit, settings_of
 from .errors import UserError
-from .layers import GELU, EncoderLayer, Identity, LayerNorm, Linear, PatchEmbedding
+from .layers import GELU, AverageTokens, EncoderLayer, Identity, LayerNorm, Linear, PatchEmbedding
 from .positions import sincos_position_embedding, sincos_position_embedding_1d
 
 __all__ = ["ViT"]
@@ -107,7 +108,7 @@ class ViT(nn.Layer):
         same = (embed_dim, num_heads, mlp_ratio, qkv_bias, qk_scale, dropout, attention_dropout)  # 各层相同的
         self.encoders = nn.LayerList([EncoderLayer(*same, rate, layer_scale, qk_norm, epsilon) for rate in rates])
         self.norm = Identity() if norm_after_pool else LayerNorm(embed_dim, epsilon)
-        self.avgpool = nn.AdaptiveAvgPool1D(1)
+        self.avgpool = AverageTokens()
         self.pool_norm = LayerNorm(embed_dim, epsilon) if norm_after_pool else Identity()
         self.head = _make_head(head, embed_dim, mlp_ratio, num_classes, epsilon)
         if distillation_token:
@@ -154,7 +155,7 @@ class ViT(nn.Layer):
             tokens = paddle.concat(special, axis=1).expand([x.shape[0], -1, -1])  # [B, M, D]
             x = paddle.concat([tokens, x], axis=1)  # [B, M + N, D]
         if self.position_embedding is not None:
-            x = x + self.position_embedding
+            x = broadcast.add_to_each(x, self.position_embedding)
         if self.register_tokens is not None:
             registers = self.register_tokens.expand([x.shape[0], -1, -1])  # [B, R, D]
             M = self.num_prefix_tokens - registers.shape[1]
@@ -168,9 +169,9 @@ class ViT(nn.Layer):
         """把 ``forward_features`` 的 token 汇聚成一个向量:[B, M + R + N, D] -> [B, D]。"""
         if self.pool == "cls":
             return self.pool_norm(x[:, 0])  # [B, D]
-        x = x[:, self.num_prefix_tokens :]  # [B, N, D]
-        x = x.transpose([0, 2, 1])  # [B, D, N]
-        return self.pool_norm(self.avgpool(x).flatten(1))  # [B, D]
+        if self.num_prefix_tokens:
+            x = x[:, self.num_prefix_tokens :]  # [B, N, D]
+        return self.pool_norm(self.avgpool(x))  # [B, D]
 
     def forward_heads(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """两个头各自的 logits,训练时分开算损失:图像 [B, C, H, W] -> 两个 [B, num_classes]。

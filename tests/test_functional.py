@@ -1,9 +1,16 @@
+import concurrent.futures
+import os
+import subprocess
+import sys
+
 import numpy as np
 import paddle
 import paddle.nn.functional as F
 import pytest
+from support.running import ROOT
 
-from paddle_vit import ViT, functional
+from paddle_vit import Attention, ViT, broadcast, functional
+from paddle_vit.kernels import tensors
 
 
 def gradients(function, *arrays, dtype="float32"):
@@ -108,28 +115,6 @@ def test_softmax_equals_float64(scale):
         np.testing.assert_allclose(mine, reference, atol=2e-6)
 
 
-@pytest.mark.parametrize("function", [functional.gelu, functional.softmax])
-def test_results_of_fast_operators_are_ordinary_tensors(function):
-    """oneDNN's memory layout must not leak: a reshape and an addmm after it would abort the whole process."""
-    x = paddle.randn([2, 4, 8])
-    x.stop_gradient = False
-    y = function(x)
-    assert str(y.layout) == "NCHW"
-    paddle.addmm(paddle.zeros([1, 3]), y.reshape([-1, 8]), paddle.randn([8, 3])).sum().backward()
-    assert str(x.grad.layout) == "NCHW"
-    with paddle.no_grad():
-        assert str(function(x).layout) == "NCHW"
-
-
-def test_without_onednn_the_plain_formulas_are_used(monkeypatch):
-    x = np.random.default_rng(0).standard_normal((2, 3, 5, 4))
-    with_onednn = gradients(lambda x: functional.attention(x, x, functional.gelu(x), 0.5), x)
-    monkeypatch.setattr(functional, "_onednn", lambda: None)
-    without = gradients(lambda x: functional.attention(x, x, functional.gelu(x), 0.5), x)
-    for one, other in zip(with_onednn, without):
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
-
-
 def test_other_types_fall_back_to_paddle():
     x, weight, bias = (paddle.randn(shape, dtype="float64") for shape in ([3, 4], [4], [4]))
     for tensor in (x, weight, bias):
@@ -151,11 +136,226 @@ def test_a_static_graph_gives_the_same_values():
 def test_attention_equals_float64():
     rng = np.random.default_rng(0)
     arrays = [rng.standard_normal((2, 3, 5, 4)) for _ in range(3)]
-
-    def plain(q, k, v):
-        return paddle.matmul(F.softmax(paddle.matmul(q, k, transpose_y=True) * 0.3, axis=-1), v)
-
-    assert functional._is_eager_cpu(paddle.zeros([1]))
     ours = gradients(lambda q, k, v: functional.attention(q, k, v, 0.3), *arrays)
-    for mine, exact in zip(ours, gradients(plain, *arrays, dtype="float64")):
+    for mine, exact in zip(ours, gradients(lambda q, k, v: plain_attention(q, k, v, 0.3), *arrays, dtype="float64")):
         np.testing.assert_allclose(mine, exact, rtol=1e-4, atol=1e-5)
+
+
+def plain_attention(q, k, v, scale):
+    return paddle.matmul(F.softmax(paddle.matmul(q, k, transpose_y=True) * scale, axis=-1), v)
+
+
+def plain_self_attention(qkv, heads):
+    B, N, width = qkv.shape
+    q, k, v = qkv.reshape([B, N, 3, heads, -1]).transpose([2, 0, 3, 1, 4]).unbind(0)  # 各 [B, h, N, d]
+    return plain_attention(q, k, v, 0.3).transpose([0, 2, 1, 3]).reshape([B, N, width // 3])
+
+
+# 名字 -> (我们的, 普通的公式, 各个输入的形状);形状有小有大,有一行、一列,有不能平分给各段的
+CASES = {
+    "linear": (functional.linear, F.linear, [(3, 5, 6), (6, 4), (4,)]),
+    "linear-without-bias": (functional.linear, F.linear, [(3, 5, 6), (6, 4)]),
+    "linear-many-rows": (functional.linear, F.linear, [(257, 3), (3, 5), (5,)]),
+    "layer_norm": (functional.layer_norm, lambda x, w, b: F.layer_norm(x, x.shape[-1:], w, b), [(7, 9, 40), 40, 40]),
+    "layer_norm-one-row": (functional.layer_norm, lambda x, w, b: F.layer_norm(x, x.shape[-1:], w, b), [(1, 3), 3, 3]),
+    "gelu": (functional.gelu, F.gelu, [(3, 7, 11)]),
+    "softmax": (functional.softmax, lambda x: F.softmax(x, axis=-1), [(2, 3, 5, 17)]),
+    "self_attention": (
+        lambda x: functional.self_attention(x, 2, 0.3),
+        lambda x: plain_self_attention(x, 2),
+        [(3, 5, 24)],
+    ),
+    "self_attention-one-token": (
+        lambda x: functional.self_attention(x, 1, 0.3),
+        lambda x: plain_self_attention(x, 1),
+        [(1, 1, 3)],
+    ),
+    "self_attention-many": (
+        lambda x: functional.self_attention(x, 3, 0.3),
+        lambda x: plain_self_attention(x, 3),
+        [(7, 50, 3 * 3 * 7)],
+    ),
+    "add_to_each": (broadcast.add_to_each, lambda x, row: x + row, [(40, 3, 5), (1, 3, 5)]),
+    "scale_channels": (broadcast.scale_channels, lambda x, gamma: x * gamma, [(3, 13, 5), (5,)]),
+    "mean_tokens": (broadcast.mean_tokens, lambda x: x.mean(axis=1), [(3, 7, 5)]),
+}
+
+
+def inputs_of(shapes, seed=0):
+    rng = np.random.default_rng(seed)
+    return [rng.standard_normal(shape) for shape in shapes]
+
+
+def assert_same(ours, plain, arrays):
+    for mine, exact in zip(gradients(ours, *arrays), gradients(plain, *arrays, dtype="float64")):
+        np.testing.assert_allclose(mine, exact, rtol=2e-5, atol=5e-6 * max(1, np.abs(exact).max()))
+
+
+@pytest.fixture(params=["kernels", "without"])
+def kernels(request, monkeypatch):
+    """有没有编译的内核。"""
+    if request.param == "without":
+        monkeypatch.setattr(tensors, "load_kernels", lambda: None)
+    else:
+        assert tensors.load_kernels() is not None
+    return request.param
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_values_and_gradients_equal_float64(name, kernels):
+    ours, plain, shapes = CASES[name]
+    assert_same(ours, plain, inputs_of(shapes))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_inputs_of_any_layout(name):
+    """换过轴、隔着取的 Tensor 在内存里不连续。"""
+    ours, plain, shapes = CASES[name]
+    before = paddle.get_flags("FLAGS_use_stride_kernel")
+    paddle.set_flags({"FLAGS_use_stride_kernel": True})  # 这样换轴才不复制
+    try:
+
+        def turned(function):
+            def apply(*tensors):
+                turned = [t.transpose(list(range(t.ndim))[::-1]) for t in tensors]
+                return function(*(t.transpose(list(range(t.ndim))[::-1]) for t in turned))
+
+            return apply
+
+        def strided(function):
+            return lambda *tensors: function(*(paddle.stack([t, t * 0], axis=-1)[..., 0] for t in tensors))
+
+        for change in (turned, strided):
+            assert_same(change(ours), plain, inputs_of(shapes, seed=1))
+    finally:
+        paddle.set_flags(before)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_frozen_inputs_get_no_gradient(name):
+    ours, plain, shapes = CASES[name]
+    arrays = inputs_of(shapes, seed=2)
+    reference = gradients(plain, *arrays, dtype="float64")
+    weight = np.random.default_rng(1).standard_normal(reference[0].shape)
+    for needed in range(len(arrays)):
+        tensors = [paddle.to_tensor(a.astype("float32"), stop_gradient=i != needed) for i, a in enumerate(arrays)]
+        (ours(*tensors) * paddle.to_tensor(weight.astype("float32"))).sum().backward()
+        for i, tensor in enumerate(tensors):
+            if i != needed:
+                assert tensor.grad is None
+            else:
+                exact = reference[1 + i]
+                np.testing.assert_allclose(
+                    tensor.grad.numpy(), exact, rtol=2e-5, atol=1e-5 * max(1, np.abs(exact).max())
+                )
+
+
+@pytest.mark.parametrize("name", ["layer_norm", "gelu", "softmax", "self_attention", "linear", "mean_tokens"])
+def test_nan_is_not_swallowed(name):
+    ours, plain, shapes = CASES[name]
+    x, *others = (a.astype("float32") for a in inputs_of(shapes))
+    for index in [(0,) * x.ndim, tuple(n - 1 for n in x.shape)]:
+        spoiled = x.copy()
+        spoiled[index] = np.nan
+        mine, expected = (f(*map(paddle.to_tensor, [spoiled, *others])).isnan().numpy() for f in (ours, plain))
+        np.testing.assert_array_equal(mine, expected)
+        assert mine.any()
+
+
+def test_extreme_scores():
+    x = np.array([[1e4, -1e4, 9e3], [-np.inf, 0.0, 1.0], [-200.0, -200.0, -200.0], [88.0, 89.0, 90.0]])
+    mine = functional.softmax(paddle.to_tensor(x.astype("float32"))).numpy()
+    exact = np.exp(x - x.max(-1, keepdims=True))
+    np.testing.assert_allclose(mine, exact / exact.sum(-1, keepdims=True), atol=1e-6)
+
+
+def test_gelu_over_the_whole_range():
+    x = np.concatenate([np.linspace(-40, 40, 80001), [-1e30, 1e30, 0.0, -0.0, 1e-30]])
+    for mine, exact in zip(gradients(functional.gelu, x), gradients(F.gelu, x, dtype="float64")):
+        np.testing.assert_allclose(mine, exact, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape, patch", [((2, 3, 8, 12), (4, 3)), ((33, 1, 4, 4), (2, 2)), ((1, 2, 3, 3), (3, 3))])
+@pytest.mark.parametrize("needs_images", [False, True])
+def test_patch_embedding_is_a_convolution(shape, patch, needs_images, kernels):
+    x, weight, bias = inputs_of([shape, (5, shape[1], *patch), 5])
+
+    def run(function, dtype):
+        tensors = [paddle.to_tensor(a.astype(dtype), stop_gradient=False) for a in (x, weight, bias)]
+        tensors[0].stop_gradient = not needs_images
+        out = function(*tensors)
+        (out * paddle.arange(out.size).reshape(out.shape).astype(dtype)).sum().backward()
+        assert (tensors[0].grad is not None) == needs_images
+        return [out, *(tensor.grad for tensor in tensors if tensor.grad is not None)]
+
+    def plain(x, weight, bias):
+        return F.conv2d(x, weight, bias, stride=patch).flatten(2).transpose([0, 2, 1])
+
+    for mine, exact in zip(run(functional.patch_embedding, "float32"), run(plain, "float64")):
+        np.testing.assert_allclose(mine.numpy(), exact.numpy(), rtol=1e-4, atol=1e-4 * float(exact.abs().max()))
+
+
+def test_scale_each(kernels):
+    (x,) = inputs_of([(6, 3, 4)])
+    factors = np.array([0.0, 1.0, 2.0, 0.0, 0.5, -1.0])
+    assert_same(
+        lambda x: broadcast.scale_each(x, paddle.to_tensor(factors.astype("float32"))),
+        lambda x: x * paddle.to_tensor(factors).reshape([-1, 1, 1]),
+        [x],
+    )
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_an_empty_batch(name):
+    ours, _, shapes = CASES[name]
+    arrays = inputs_of(shapes)
+    arrays[0] = arrays[0][:0]
+    assert ours(*(paddle.to_tensor(a.astype("float32")) for a in arrays)).shape[0] == 0
+
+
+def test_several_threads_at_once():
+    """预测时几个 Python 线程同时用一个模型。"""
+    model = ViT(image_size=8, patch_size=2, in_channels=1, embed_dim=24, depth=2, num_heads=3, num_classes=3)
+    model.eval()
+    images = [paddle.randn([9, 1, 8, 8]) for _ in range(4)]
+    expected = [model(x).numpy() for x in images]
+
+    def predict(i):
+        for _ in range(20):
+            np.testing.assert_array_equal(model(images[i % 4]).numpy(), expected[i % 4])
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        list(pool.map(predict, range(8)))
+
+
+def test_a_broken_or_missing_numba_leaves_the_plain_formulas(tmp_path):
+    """没有 numba 时一切照旧,只是慢;原因说得出来。"""
+    (tmp_path / "numba.py").write_text("raise ImportError('没有装')", encoding="utf-8")
+    code = (
+        "import paddle; from paddle_vit import ViT\n"
+        "from paddle_vit.kernels.loading import load_kernels, why_no_kernels\n"
+        "paddle.seed(0); model = ViT(image_size=8, patch_size=4, in_channels=1, embed_dim=8, depth=1, num_heads=2)\n"
+        "loss = model(paddle.ones([2, 1, 8, 8])).square().mean(); loss.backward(); print(float(loss))\n"
+        "print(load_kernels() is None, why_no_kernels())"
+    )
+    outputs = []
+    for path in (str(tmp_path), ""):
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([path, str(ROOT)])}
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+        outputs.append(done.stdout.splitlines())
+    assert outputs[0][1] == "True 没有能用的 numba(没有装)" and outputs[1][1] == "False None"
+    np.testing.assert_allclose(float(outputs[0][0]), float(outputs[1][0]), rtol=1e-5)
+
+
+@pytest.mark.parametrize("step", ["split_heads", "transpose_multihead", "attend"])
+def test_a_subclass_that_changes_a_step_is_obeyed(step):
+    """学生在子类里改了中间的一步,快的写法不能绕过它。"""
+    called = []
+
+    def changed(self, *args, **options):
+        called.append(step)
+        return getattr(Attention, step)(self, *args, **options)
+
+    own = type("Own", (Attention,), {step: changed})(8, 2)
+    own(paddle.randn([1, 3, 8]), need_weights=False)
+    assert called

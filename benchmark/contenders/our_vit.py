@@ -12,6 +12,7 @@ from paddle_vit import UserError, ViT, count_parameters
 from paddle_vit.deploy.engines import prediction_model
 from paddle_vit.system.processes import sum_gradients
 from paddle_vit.system.runtime import setup_runtime
+from paddle_vit.training.update import AdamW
 
 
 def build(spec):
@@ -34,9 +35,9 @@ def build(spec):
         if problem:
             raise Unavailable(problem)
     if world == 1:
-        return make_step(model, images, labels, spec["task"]), info
+        return make_step(model, images, labels, spec["task"], AdamW), info
     after_backward = lambda: sum_gradients(model.parameters(), [0.0])
-    return make_step(model, images, labels, spec["task"], 1 / world, after_backward), info
+    return make_step(model, images, labels, spec["task"], AdamW, 1 / world, after_backward), info
 
 
 if __name__ == "__main__":

@@ -15,13 +15,14 @@ def random_batch(spec):
     return images, rng.integers(0, architecture["num_classes"], spec["batch"])
 
 
-def make_step(model, images, labels, task, share=1.0, after_backward=lambda: None):
+def make_step(model, images, labels, task, adamw=paddle.optimizer.AdamW, share=1.0, after_backward=lambda: None):
     """一步的函数。
 
     Args:
         model (nn.Layer): 图像 -> logits。
         images, labels (ndarray): 一批数据。
         task (str): ``'train'`` 或 ``'predict'``。
+        adamw (type): 优化器。
         share (float): 这些图像在一批里所占的份额(几个进程平分时小于 1)。
         after_backward (Callable): 反向之后、更新之前做什么(几个进程时是把梯度加起来)。
     """
@@ -34,7 +35,7 @@ def make_step(model, images, labels, task, share=1.0, after_backward=lambda: Non
             return model(images).numpy()
 
         return predict
-    optimizer = paddle.optimizer.AdamW(1e-3, parameters=model.parameters(), weight_decay=0.05)
+    optimizer = adamw(1e-3, parameters=model.parameters(), weight_decay=0.05)
 
     def train():
         loss = F.cross_entropy(model(images), labels)

@@ -28,7 +28,7 @@ from paddle import Tensor, nn
 
 from ..checks import as_pair, check_drop_path, check_positive, check_probability, settings_of
 from ..errors import UserError
-from ..layers import Attention, EncoderLayer, Identity, LayerNorm, Linear, PatchEmbedding
+from ..layers import Attention, AverageTokens, EncoderLayer, Identity, LayerNorm, Linear, PatchEmbedding
 from .windows import pad_map, relative_position_index, round_up, shifted_window_mask, window_partition, window_reverse
 
 __all__ = ["PatchMerging", "SwinBlock", "SwinStage", "SwinTransformer", "WindowAttention"]
@@ -307,7 +307,7 @@ class SwinTransformer(nn.Layer):
             rows, columns = map_size
             map_size = round_up(rows, 2) // 2, round_up(columns, 2) // 2
         self.norm = LayerNorm(embed_dim * 2**last, epsilon)
-        self.avgpool = nn.AdaptiveAvgPool1D(1)
+        self.avgpool = AverageTokens()
         self.head = Linear(embed_dim * 2**last, num_classes) if num_classes else Identity()
 
     def forward_features(self, x: Tensor) -> Tensor:
@@ -320,8 +320,7 @@ class SwinTransformer(nn.Layer):
 
     def pool_tokens(self, x: Tensor) -> Tensor:
         """把 ``forward_features`` 的 token 平均成一个向量:[B, N, D] -> [B, D]。"""
-        x = x.transpose([0, 2, 1])  # [B, D, N]
-        return self.avgpool(x).flatten(1)  # [B, D]
+        return self.avgpool(x)  # [B, D]
 
     def forward(self, x: Tensor) -> Tensor:
         """图像 [B, C, 高, 宽] -> 各类的 logits [B, num_classes]。"""

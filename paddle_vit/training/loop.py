@@ -27,6 +27,7 @@ from .optimizer import Ema, choose_trained, learning_rate, make_optimizer
 from .progress import Progress, Step, is_now_and_then
 from .results import save_best, save_summary
 from .resume import read_checkpoint, write_checkpoint
+from .update import clip_gradients
 
 __all__ = ["Trainer", "fit"]
 
@@ -82,7 +83,7 @@ class Trainer:
             totals = sum_gradients(self.trained, totals)
         total, seen, stops, saves, *all_sums = totals
         self.scaler.unscale_(self.optimizer)
-        norm = float(nn.utils.clip_grad_norm_(self.trained, self.config.clip_grad or math.inf))
+        norm = clip_gradients(self.trained, self.config.clip_grad or math.inf)
         step = Step(total / seen, dict(zip(sums, all_sums)), int(seen), norm, bool(stops), bool(saves))
         check_finite(self, step, batch, lr)
         self._update(lr)

@@ -12,6 +12,7 @@ from paddle import nn
 
 from ..config import Config
 from ..family.models import is_head
+from .update import AdamW, move_towards
 
 __all__ = [
     "Ema",
@@ -71,13 +72,13 @@ def learning_rate_scales(model: nn.Layer, layer_decay: float) -> dict[str, float
     return {name: layer_decay ** (max(layers.values()) - layer) for name, layer in layers.items()}
 
 
-def make_optimizer(model: nn.Layer, config: Config) -> paddle.optimizer.AdamW:
+def make_optimizer(model: nn.Layer, config: Config) -> AdamW:
     """AdamW(arXiv 1711.05101);学习率由训练循环每步设置,逐层衰减时每个参数再乘自己的那个数(权重衰减也跟着乘)。"""
     decayed = {parameter.name for name, parameter in model.named_parameters() if is_decayed(name, parameter)}
     scales = learning_rate_scales(model, config.layer_decay)
     for name, parameter in model.named_parameters():
         parameter.optimize_attr["learning_rate"] = scales[name]
-    return paddle.optimizer.AdamW(
+    return AdamW(
         learning_rate=config.lr,
         beta2=config.beta2,
         parameters=model.parameters(),
@@ -121,9 +122,8 @@ class Ema:
         """每次更新权重之后调用。"""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        with paddle.no_grad():
-            for name, average in self.averages.items():
-                average.lerp_(self.parameters[name], 1 - decay)
+        if self.averages:
+            move_towards(list(self.averages.values()), [self.parameters[name] for name in self.averages], 1 - decay)
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:

@@ -116,8 +116,8 @@ def test_the_fast_path_returns_after_recording(monkeypatch):
     with pytest.raises(RuntimeError), record_attention(model):
         raise RuntimeError
     calls = []
-    fast = functional.attention
-    monkeypatch.setattr(functional, "attention", lambda *args: calls.append(args) or fast(*args))
+    fast = functional.self_attention
+    monkeypatch.setattr(functional, "self_attention", lambda *args: calls.append(args) or fast(*args))
     slow = []
     monkeypatch.setattr(F, "softmax", lambda *args: slow.append(args))
     for encoder in model.encoders:

@@ -64,7 +64,7 @@ def test_the_lesson_is_the_same_model(name):
     assert count_parameters(lesson) == count_parameters(ours)
     missing, unexpected = ours.set_state_dict(lesson.state_dict())
     assert not missing and not unexpected
-    images = paddle.randn([2, 3, architecture["image_size"], architecture["image_size"]])
+    images = paddle.randn([2, architecture["in_channels"], architecture["image_size"], architecture["image_size"]])
     with paddle.no_grad():
         np.testing.assert_allclose(ours(images).numpy(), lesson(images).numpy(), rtol=1e-3, atol=1e-4)
 

@@ -10,8 +10,8 @@ from support.running import ROOT
 PACKAGE = ROOT / "paddle_vit"
 # 从下往上;一间房可以用它下面的和自己的,不能用上面的
 FLOORS = (
-    "errors checks system functional positions layers vit family attention weights config data tasks training runs "
-    "study deploy"
+    "errors checks system kernels broadcast functional positions layers vit family attention weights config data tasks "
+    "training runs study deploy"
 ).split()
 MOST_LINES = 400
 LOOP_LINES = 250
@@ -20,9 +20,20 @@ TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 # pip 里的名字与 import 的名字不同的
 DISTRIBUTIONS = {"paddle": "paddlepaddle", "PIL": "pillow", "yaml": "pyyaml"}
 COMES_WITH = {"fastapi": "gradio", "starlette": "gradio", "uvicorn": "gradio", "werkzeug": "visualdl"}
-COMES_WITH |= {"flask": "visualdl", "jupyter_client": "nbclient", "nbformat": "nbclient"}
+COMES_WITH |= {"llvmlite": "numba", "flask": "visualdl", "jupyter_client": "nbclient", "nbformat": "nbclient"}
 # 导入要花半秒以上、或可以不装的,在函数里导入不必再说理由
-HEAVY = {"fastapi", "starlette", "gradio", "matplotlib", "onnx", "onnxruntime", "paddle2onnx", "uvicorn", "visualdl"}
+HEAVY = {
+    "fastapi",
+    "starlette",
+    "gradio",
+    "matplotlib",
+    "numba",
+    "onnx",
+    "onnxruntime",
+    "paddle2onnx",
+    "uvicorn",
+    "visualdl",
+}
 
 
 def dotted(path):

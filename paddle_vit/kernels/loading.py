@@ -1,0 +1,107 @@
+"""准备编译的内核:numba 用哪个线程池、几个线程,编译好的存在哪里,MKL 的矩阵乘在哪里;用不了时为什么。"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+
+from ..system.library import paddle_library
+
+__all__ = ["are_compiled", "load_kernels", "matmul_address", "use_threads", "why_no_kernels"]
+
+_HERE = Path(__file__).parent
+
+
+def _thread_pool():
+    """numba 的一个线程池,能被几个 Python 线程同时用;都没有时是 ``None``。
+
+    Paddle 的 OpenMP 先以全局的方式载入,numba 的 omp 就用它的线程:否则两个库各有一组线程,在同样的核上互相等。
+    """
+    library = paddle_library("libs", "libiomp5.so")
+    if library is not None:
+        ctypes.CDLL(library._name, mode=ctypes.RTLD_GLOBAL)
+    for layer in ("omp", "tbb"):
+        try:
+            importlib.import_module(f"numba.np.ufunc.{layer}pool")
+        except ImportError:
+            continue
+        return layer
+    return None
+
+
+@functools.cache
+def _load():
+    """(全部内核, 用不了的原因),其中一个是 ``None``。"""
+    try:
+        import numba  # 重(约 0.3 秒),用到才导入;也可能没有装
+    except ImportError as error:
+        return None, f"没有能用的 numba({error})"
+    layer = _thread_pool()
+    if layer is None:
+        return None, "numba 没有能用的线程池(Linux 上请安装 libgomp1)"
+    if numba.config.THREADING_LAYER == "default":  # 使用者没有用 NUMBA_THREADING_LAYER 指定
+        numba.config.THREADING_LAYER = layer
+    modules = [importlib.import_module(f"{__package__}.{path.stem}") for path in _sources()]
+    kernels = {name: getattr(module, name) for module in modules for name in module.__all__}
+    _forget_outdated(next(iter(kernels.values())))
+    openmp = paddle_library("libs", "libiomp5.so")
+    _use(numba, openmp.omp_get_max_threads() if openmp is not None else numba.config.NUMBA_NUM_THREADS)
+    return types.SimpleNamespace(**kernels), None
+
+
+def _sources():
+    """写着内核的文件。"""
+    return [path for path in sorted(_HERE.glob("*.py")) if path.stem not in ("__init__", "base", "loading", "tensors")]
+
+
+def _stored(kernel):
+    """编译好的代码的目录文件;numba 自己选的地方,通常是 __pycache__。"""
+    return Path(kernel.stats.cache_path).glob("*.nbi")
+
+
+def _forget_outdated(kernel):
+    """numba 只看内核自己的文件有没有改;``base`` 改了,以前编译的也要作废。"""
+    newest = max(path.stat().st_mtime for path in _HERE.glob("*.py"))
+    for index in _stored(kernel):
+        if index.stat().st_mtime < newest:
+            index.unlink(missing_ok=True)
+
+
+def _use(numba, threads):
+    numba.set_num_threads(max(1, min(threads, numba.config.NUMBA_NUM_THREADS)))
+
+
+def use_threads(threads: int) -> None:
+    """内核用几个线程;还没有载入的话,载入时会问 Paddle 的 OpenMP。"""
+    if _load.cache_info().currsize and load_kernels() is not None:
+        _use(sys.modules["numba"], threads)
+
+
+def load_kernels() -> types.SimpleNamespace | None:
+    """全部内核,名字 -> 函数;用不了时是 ``None``,原因见 ``why_no_kernels``。"""
+    return _load()[0]
+
+
+def why_no_kernels() -> str | None:
+    """为什么用不了编译的内核,一句话;能用时是 ``None``。"""
+    return _load()[1]
+
+
+def are_compiled() -> bool:
+    """这台机器上有没有编译过内核:没有的话,第一步要多花十几秒。"""
+    kernels: dict[str, Callable] = vars(load_kernels())
+    return any(_stored(next(iter(kernels.values()))))
+
+
+@functools.cache
+def matmul_address() -> int | None:
+    """MKL 的 cblas_sgemm 的地址;Paddle 不带 MKL(ARM、macOS)或不在 Linux 上时是 ``None``。"""
+    library = paddle_library("libs", "libmklml_intel.so")
+    if library is None or not hasattr(library, "cblas_sgemm"):
+        return None
+    return ctypes.cast(library.cblas_sgemm, ctypes.c_void_p).value

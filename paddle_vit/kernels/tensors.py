@@ -1,0 +1,38 @@
+"""把 Paddle 的 Tensor 交给内核:能不能用,数据在哪里,几行几列。"""
+
+from __future__ import annotations
+
+import math
+import types
+
+import paddle
+from paddle import Tensor
+
+from .loading import load_kernels
+
+__all__ = ["address", "dense", "kernels_for", "rows"]
+
+
+def kernels_for(*tensors: Tensor) -> types.SimpleNamespace | None:
+    """编译的内核;不是「动态图 + CPU + float32」、没有数据、或用不了内核时是 ``None``。"""
+    if not paddle.in_dynamic_mode() or 0 in tensors[0].shape:
+        return None
+    for x in tensors:
+        if not (x.dtype == paddle.float32 and x.place.is_cpu_place()):
+            return None
+    return load_kernels()
+
+
+def dense(x: Tensor) -> Tensor:
+    """数据连续、按行存放的 x(``None`` 照旧):内核按地址读,不认得别的放法。"""
+    return x if x is None or x.is_contiguous() else x.contiguous()
+
+
+def address(x: Tensor | None) -> int:
+    """数据的地址;``None`` 是 0。"""
+    return 0 if x is None else x.data_ptr()
+
+
+def rows(x: Tensor) -> tuple[int, int]:
+    """把 [..., D] 看作 [M, D]:(M, D)。"""
+    return math.prod(x.shape[:-1]), x.shape[-1]
