@@ -9,7 +9,7 @@ import dataclasses
 import difflib
 import functools
 from pathlib import Path
-from typing import Annotated, Literal, Optional, Union, get_args, get_origin, get_type_hints
+from typing import Literal, Optional, get_args, get_origin, get_type_hints
 
 import yaml
 from pydantic import ConfigDict, Field, ValidationError
@@ -35,7 +35,6 @@ __all__ = [
 ]
 
 COMMAND_LINE = "命令行"
-AutoOrCount = Union[Literal["auto"], Annotated[int, Field(ge=1, le=256)]]
 _MODEL_DECIDES = "不给时由 --model 决定"
 
 # 一个设置的标记:
@@ -177,8 +176,8 @@ class Config:
     threads: Optional[int] = _setting(
         None, "运行", "每个进程的 CPU 线程数;不给时各进程平分可用的核", "where resume", gt=0, le=1024
     )
-    processes: AutoOrCount = _setting(
-        "auto", "运行", "CPU 上用几个进程一起训练;auto 每核一个,每个每步至少 1000 个图块;结果只差舍入", "where resume"
+    processes: int = _setting(
+        1, "运行", "CPU 上用几个进程一起训练;一个进程已经用上全部的核;结果只差舍入", "where resume", gt=0, le=256
     )
     workers: int = _setting(
         2, "运行", "读取图片文件的进程数;内存里的数据集和不到 500 张的图片用不到", "where resume", ge=0
@@ -254,12 +253,12 @@ def all_settings() -> tuple[Setting, ...]:
 
 
 def _describe(name, info, hint):
-    types, may_be_auto = {hint, *get_args(hint)}, hint == AutoOrCount
+    types = {hint, *get_args(hint)}
     choices = next((get_args(kind) for kind in types if get_origin(kind) is Literal), None)
-    value_name = "auto|正整数" if may_be_auto else "整数" if int in types else "数字" if float in types else "文字"
+    value_name = "整数" if int in types else "数字" if float in types else "文字"
     extra = info.json_schema_extra
     described = info.description, tuple(extra["tags"]), bool in types
-    return Setting(name, info.default, extra["group"], *described, None if may_be_auto else choices, value_name)
+    return Setting(name, info.default, extra["group"], *described, choices, value_name)
 
 
 def tagged(tag: str) -> list[str]:

@@ -11,6 +11,7 @@ from ..data.parts import Data
 from ..data.sources import image_size_of, load_data
 from ..errors import UserError
 from ..family.models import model_settings
+from ..kernels.loading import are_compiled, use_threads, why_no_kernels
 from ..system.cli import run_main
 from ..system.companions import choose_processes, companions
 from ..system.processes import one_after_another
@@ -41,8 +42,8 @@ def launch(model: nn.Layer | None = None, task: TaskMaker | None = None) -> None
 
     def main():
         config = parse_config()
-        device, patches = pick_device(config.device), patches_per_image(config)
-        with companions(choose_processes(config.processes, device, config.batch_size, patches)):
+        device = pick_device(config.device)
+        with companions(choose_processes(config.processes, device, config.batch_size)):
             train(config, model, task)
 
     run_main(main)
@@ -67,13 +68,15 @@ def train(config: Config, model: nn.Layer | None = None, task: TaskMaker | None 
     """
     runtime = setup_runtime(config.device, config.threads)
     rank, world = runtime["rank"], runtime["processes"]
-    if config.processes != "auto" and config.processes > world:
+    if config.processes > max(1, world):
         raise UserError(
             f"processes={config.processes},而这里只有 {world} 个进程:在笔记本里请去掉它,"
             "要几个进程请用 python scripts/train.py。"
         )
     precision = autocast_dtype(config.precision, runtime["device"])
     beginning = begin(config)
+    if runtime["device"] == "cpu":
+        _prepare_kernels(runtime["threads"], rank)
     if rank == 0:
         print(f"{describe_runtime(runtime)}\n{_recipe_line(config)}读取数据 {config.dataset} …", flush=True)
     with one_after_another(rank, world):
@@ -111,6 +114,19 @@ def _recipe_line(config):
     if config.recipe == "none":
         return "没有用配方,全部是默认值和命令行上给的\n"
     return f"配方 {config.recipe}(命令行上给的优先;不用它请加 --recipe none)\n"
+
+
+def _prepare_kernels(threads, rank):
+    """载入编译的循环;用不了或要先编译时,说一声。"""
+    reason = why_no_kernels()
+    if threads is not None:
+        use_threads(threads)
+    if rank:
+        return
+    if reason is not None:
+        print(f"提示:训练会慢一些,{reason}。", flush=True)
+    elif not are_compiled():
+        print("第一次在这台机器上训练:先为它的 CPU 编译循环,约十几秒,以后不再需要。", flush=True)
 
 
 def patches_per_image(config: Config) -> int:

@@ -13,21 +13,18 @@ import threading
 import time
 
 from ..errors import UserError
-from .processes import PARENT, PeerLost, is_launched, usable_cores
+from .processes import PARENT, PeerLost, is_launched
 
 __all__ = ["choose_processes", "companions", "group_environments", "kill_group"]
 
-TOKENS_PER_PROCESS = 1000  # 每个进程每步至少分到这么多 token,再少就不如少开进程(2 核上量出来的)
 
-
-def choose_processes(processes, device, batch_size, tokens):
+def choose_processes(processes, device, batch_size):
     """决定用几个进程。
 
     Args:
-        processes (int | str): 要几个;``'auto'`` 表示在 CPU 上每核一个,但每个进程每步至少分到 1000 个 token。
+        processes (int): 要几个。
         device (str): ``'cpu'`` 或 ``'gpu'``。
         batch_size (int): 每步的图像数。
-        tokens (int): 一张图像切成多少个图块。
 
     Returns:
         int: 进程数。
@@ -38,8 +35,6 @@ def choose_processes(processes, device, batch_size, tokens):
     if PARENT in os.environ:  # 本进程就是同伴
         return 1
     possible = device == "cpu" and sys.platform.startswith("linux") and not is_launched()
-    if processes == "auto":
-        return max(1, min(usable_cores(), batch_size, batch_size * tokens // TOKENS_PER_PROCESS)) if possible else 1
     if processes > 1 and not possible:
         raise UserError(
             f"--processes {processes} 只能用在 Linux 的 CPU 上,也不能与 paddle.distributed.launch 同用:"

@@ -155,31 +155,21 @@ def test_an_error_of_all_processes_is_told_once(tmp_path):
     assert_one_chinese_line(done, "已经有一个运行")
 
 
-@pytest.mark.parametrize(
-    "processes, cores, batch_size, tokens, expected",
-    [
-        ("auto", 2, 128, 49, 2),
-        ("auto", 2, 64, 16, 1),
-        ("auto", 8, 128, 49, 6),
-        ("auto", 8, 2, 1024, 2),
-        (3, 2, 64, 4, 3),
-    ],
-)
-def test_how_many_processes(monkeypatch, processes, cores, batch_size, tokens, expected):
-    monkeypatch.setattr(module, "usable_cores", lambda: cores)
-    assert module.choose_processes(processes, "cpu", batch_size, tokens) == expected
+@pytest.mark.parametrize("processes", [1, 3])
+def test_how_many_processes(processes):
+    assert module.choose_processes(processes, "cpu", 64) == processes
 
 
 def test_where_several_processes_are_impossible(monkeypatch):
-    assert module.choose_processes("auto", "gpu", 128, 196) == 1
+    assert module.choose_processes(1, "gpu", 128) == 1
     with pytest.raises(UserError, match="distributed"):
-        module.choose_processes(2, "gpu", 128, 196)
+        module.choose_processes(2, "gpu", 128)
     with pytest.raises(UserError, match="--batch-size 2"):
-        module.choose_processes(3, "cpu", 2, 196)
+        module.choose_processes(3, "cpu", 2)
     monkeypatch.setattr(module.sys, "platform", "darwin")
-    assert module.choose_processes("auto", "cpu", 128, 196) == 1
+    assert module.choose_processes(1, "cpu", 128) == 1
     with pytest.raises(UserError, match="Linux"):
-        module.choose_processes(2, "cpu", 128, 196)
+        module.choose_processes(2, "cpu", 128)
 
 
 @pytest.mark.slow
