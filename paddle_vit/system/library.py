@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
 import sys
-from collections.abc import Iterator
 
 import paddle
 
-__all__ = ["hide_info_lines", "info_lines_hidden", "paddle_library"]
+__all__ = ["hide_info_lines", "paddle_library"]
 
 _LEVEL = "_ZN3fLI17FLAGS_minloglevelE"  # glog 的变量:低于它的不打印,INFO 是 0
 
@@ -33,15 +31,3 @@ def hide_info_lines() -> None:
     """不显示 Paddle 的 C++ 部分打印的 INFO 行(oneDNN 的版本、连接的端口等);警告和错误照常显示。"""
     for level in _levels():
         level.value = max(level.value, 1)
-
-
-@contextlib.contextmanager
-def info_lines_hidden() -> Iterator[None]:
-    """同 ``hide_info_lines``,只在 with 里。"""
-    before = [(level, level.value) for level in _levels()]
-    hide_info_lines()
-    try:
-        yield
-    finally:
-        for level, value in before:
-            level.value = value
