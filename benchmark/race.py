@@ -123,7 +123,7 @@ def run_race(name, architecture, batch, task, options):
     for row in rows.values():
         if "images_per_second" in row:
             for baseline in ("lesson", "torch-float32"):
-                if speed.get(baseline):
+                if speed[baseline]:
                     row[f"ratio_to_{baseline}"] = row["images_per_second"] / speed[baseline]
     return list(rows.values()), peak_gflops
 

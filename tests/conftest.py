@@ -13,6 +13,8 @@ from filelock import FileLock
 from PIL import Image
 from support.running import TINY, end_all, run_script
 
+from paddle_vit.kernels import tensors
+
 
 def pytest_configure(config):
     """在后台(``pytest &``)运行时 SIGINT 被忽略,子进程会继承;要发它给它们,先恢复原样。"""
@@ -29,6 +31,16 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.timeout(900))
     items.sort(key=lambda item: item.get_closest_marker("timeout") is None)
     items.sort(key=lambda item: "default_run" not in item.fixturenames)
+
+
+@pytest.fixture(params=["kernels", "without"])
+def kernels(request, monkeypatch):
+    """有没有编译的内核。"""
+    if request.param == "without":
+        monkeypatch.setattr(tensors, "load_kernels", lambda: None)
+    else:
+        assert tensors.load_kernels() is not None
+    return request.param
 
 
 @pytest.fixture(autouse=True)

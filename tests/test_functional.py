@@ -10,7 +10,6 @@ import pytest
 from support.running import ROOT
 
 from paddle_vit import Attention, ViT, broadcast, functional
-from paddle_vit.kernels import tensors
 
 
 def gradients(function, *arrays, dtype="float32"):
@@ -189,16 +188,6 @@ def inputs_of(shapes, seed=0):
 def assert_same(ours, plain, arrays):
     for mine, exact in zip(gradients(ours, *arrays), gradients(plain, *arrays, dtype="float64")):
         np.testing.assert_allclose(mine, exact, rtol=2e-5, atol=5e-6 * max(1, np.abs(exact).max()))
-
-
-@pytest.fixture(params=["kernels", "without"])
-def kernels(request, monkeypatch):
-    """有没有编译的内核。"""
-    if request.param == "without":
-        monkeypatch.setattr(tensors, "load_kernels", lambda: None)
-    else:
-        assert tensors.load_kernels() is not None
-    return request.param
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -15,16 +15,16 @@ from ..system.library import paddle_library
 __all__ = ["are_compiled", "load_kernels", "matmul_address", "use_threads", "why_no_kernels"]
 
 _HERE = Path(__file__).parent
+_MODULES = "attention", "broadcast", "dense", "updates"
 
 
-def _thread_pool():
+def _thread_pool(openmp):
     """numba 的一个线程池,能被几个 Python 线程同时用;都没有时是 ``None``。
 
     Paddle 的 OpenMP 先以全局的方式载入,numba 的 omp 就用它的线程:否则两个库各有一组线程,在同样的核上互相等。
     """
-    library = paddle_library("libs", "libiomp5.so")
-    if library is not None:
-        ctypes.CDLL(library._name, mode=ctypes.RTLD_GLOBAL)
+    if openmp is not None:
+        ctypes.CDLL(openmp._name, mode=ctypes.RTLD_GLOBAL)
     for layer in ("omp", "tbb"):
         try:
             importlib.import_module(f"numba.np.ufunc.{layer}pool")
@@ -41,22 +41,17 @@ def _load():
         import numba  # 重(约 0.3 秒),用到才导入;也可能没有装
     except ImportError as error:
         return None, f"没有能用的 numba({error})"
-    layer = _thread_pool()
+    openmp = paddle_library("libs", "libiomp5.so")
+    layer = _thread_pool(openmp)
     if layer is None:
         return None, "numba 没有能用的线程池(Linux 上请安装 libgomp1)"
     if numba.config.THREADING_LAYER == "default":  # 使用者没有用 NUMBA_THREADING_LAYER 指定
         numba.config.THREADING_LAYER = layer
-    modules = [importlib.import_module(f"{__package__}.{path.stem}") for path in _sources()]
+    modules = [importlib.import_module(f"{__package__}.{name}") for name in _MODULES]
     kernels = {name: getattr(module, name) for module in modules for name in module.__all__}
     _forget_outdated(next(iter(kernels.values())))
-    openmp = paddle_library("libs", "libiomp5.so")
     _use(numba, openmp.omp_get_max_threads() if openmp is not None else numba.config.NUMBA_NUM_THREADS)
     return types.SimpleNamespace(**kernels), None
-
-
-def _sources():
-    """写着内核的文件。"""
-    return [path for path in sorted(_HERE.glob("*.py")) if path.stem not in ("__init__", "base", "loading", "tensors")]
 
 
 def _stored(kernel):
@@ -77,8 +72,8 @@ def _use(numba, threads):
 
 
 def use_threads(threads: int) -> None:
-    """内核用几个线程;还没有载入的话,载入时会问 Paddle 的 OpenMP。"""
-    if _load.cache_info().currsize and load_kernels() is not None:
+    """内核用几个线程;不说的话,是载入时 Paddle 的 OpenMP 用的那么多。"""
+    if load_kernels() is not None:
         _use(sys.modules["numba"], threads)
 
 

@@ -8,9 +8,8 @@ from paddle import nn
 
 from ..config import Config
 from ..data.parts import Data
-from ..data.sources import image_size_of, load_data
+from ..data.sources import load_data
 from ..errors import UserError
-from ..family.models import model_settings
 from ..kernels.loading import are_compiled, use_threads, why_no_kernels
 from ..system.cli import run_main
 from ..system.companions import choose_processes, companions
@@ -27,7 +26,7 @@ from .directory import open_run
 from .loading import LoadedRun, build_model
 from .logs import NoLog, RunLog
 
-__all__ = ["launch", "patches_per_image", "train"]
+__all__ = ["launch", "train"]
 
 
 TaskMaker = Callable[[Data, Config], Task]
@@ -68,7 +67,7 @@ def train(config: Config, model: nn.Layer | None = None, task: TaskMaker | None 
     """
     runtime = setup_runtime(config.device, config.threads)
     rank, world = runtime["rank"], runtime["processes"]
-    if config.processes > max(1, world):
+    if config.processes > world:
         raise UserError(
             f"processes={config.processes},而这里只有 {world} 个进程:在笔记本里请去掉它,"
             "要几个进程请用 python scripts/train.py。"
@@ -127,9 +126,3 @@ def _prepare_kernels(threads, rank):
         print(f"提示:训练会慢一些,{reason}。", flush=True)
     elif not are_compiled():
         print("第一次在这台机器上训练:先为它的 CPU 编译循环,约十几秒,以后不再需要。", flush=True)
-
-
-def patches_per_image(config: Config) -> int:
-    """一张图像切成多少个图块(不用先载入数据)。"""
-    patch_size = config.patch_size or model_settings(config.model).get("patch_size", 7)
-    return (image_size_of(config) // patch_size) ** 2

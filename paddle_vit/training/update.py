@@ -1,4 +1,4 @@
-"""更新权重:裁剪梯度、AdamW、滑动平均。许多个 Tensor 一次做完(``kernels.loops``);用不了内核时由 Paddle 一个一个做。"""
+"""更新权重:裁剪梯度、AdamW、滑动平均。许多个 Tensor 一次做完(``kernels.updates``);用不了内核时由 Paddle 一个一个做。"""
 
 from __future__ import annotations
 

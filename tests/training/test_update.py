@@ -12,16 +12,6 @@ from paddle_vit.kernels import tensors
 from paddle_vit.training.update import AdamW, clip_gradients, move_towards
 
 
-@pytest.fixture(params=["kernels", "without"])
-def kernels(request, monkeypatch):
-    """有没有编译的内核。"""
-    if request.param == "without":
-        monkeypatch.setattr(tensors, "load_kernels", lambda: None)
-    else:
-        assert tensors.load_kernels() is not None
-    return request.param
-
-
 def small_model():
     paddle.seed(0)
     return ViT(image_size=8, patch_size=4, in_channels=1, embed_dim=8, depth=2, num_heads=2, num_classes=3)

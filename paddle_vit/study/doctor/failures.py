@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 
-from ...runs.train import patches_per_image
+from ...data.sources import image_size_of
+from ...family.models import model_settings
 from .others import check_too_few_epochs
 from .records import Finding, Run
 
@@ -210,7 +211,8 @@ def check_stuck(run: Run) -> Finding | None:
 
 def check_patch_size(run: Run) -> Finding | None:
     """图块太大:学完了结果仍然很差,而一张图像不超过 4 个(2 x 2)图块。"""
-    tokens = patches_per_image(run.config)
+    patch_size = run.config.patch_size or model_settings(run.config.model).get("patch_size", 7)
+    tokens = (image_size_of(run.config) // patch_size) ** 2
     finished = run.summary is not None and check_too_few_epochs(run) is None
     if not 1 <= tokens <= 4 or not finished or not run.poor:  # digits 简单,只有一个图块也能学好:那就不是毛病
         return None
