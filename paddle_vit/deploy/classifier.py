@@ -17,18 +17,16 @@ from ..data.parts import varied_images
 from ..errors import UserError
 from ..runs.loading import LoadedRun, load_run_data
 from ..system.pictures import to_pillow
+from .drawing import LAYOUTS, laid_out
 
 __all__ = [
-    "MARGINS",
     "MAX_BYTES",
     "MAX_PIXELS",
-    "NOT_DRAWN",
     "TOP",
     "VISIBLE",
     "WORKERS",
     "Classifier",
     "examples_of",
-    "framed",
 ]
 
 
@@ -37,8 +35,6 @@ MAX_PIXELS = 50_000_000  # 一张图片最多多少像素
 WORKERS = 2  # 同时处理几张:内存最多是几张大图
 TOP = 5
 VISIBLE = 280  # 图片和注意力图至少画这么大,像素
-MARGINS = {"digits": 0.0, "mnist": 0.2}  # 能写字的数据,字的四周留多少空白:digits 占满,MNIST 是 28 里的 20
-NOT_DRAWN = "还没有写字:请点左边的画笔,再写一个数字。"
 NO_IMAGE = "这不是图片,或文件不完整:请换一张。"
 
 
@@ -88,7 +84,7 @@ class Classifier:
 
         Args:
             source (str | Path | bytes): 图片文件,或它的内容。
-            drawn (bool): 它是在白纸上写的一个数字,大小和位置随意;只用于 ``MARGINS`` 里的数据。
+            drawn (bool): 它是在白纸上写的一个数字,大小和位置随意;只用于 ``LAYOUTS`` 里的数据。
 
         Returns:
             tuple: (``Prediction``, 交给模型的 PIL 图像)。
@@ -103,7 +99,7 @@ class Classifier:
         if drawn or self.invert:
             image = ImageOps.invert(image)
         if drawn:
-            image = framed(image, MARGINS[self.predictor.info.name])
+            image = laid_out(image, LAYOUTS[self.predictor.info.name])
         return self.predictor(image, TOP), image
 
     def attention(self, image):
@@ -115,18 +111,6 @@ class Classifier:
         pixels = pixels.reshape(1, info.image_size, info.image_size, -1)  # [1, H, W, C]
         maps = token_map(rollout(self.predictor.attention([image])), model)  # [1, 行数, 列数]
         return overlay(pixels, maps, min_side=VISIBLE)[0]
-
-
-def framed(image, margin):
-    """黑底上的字,裁下来放在正方形的中间,四周留 margin 倍边长的空白:数据集里的字就是这样摆的。"""
-    box = image.getbbox()
-    if box is None:
-        raise UserError(NOT_DRAWN)
-    drawn = image.crop(box)
-    side = round(max(drawn.size) * (1 + 2 * margin))
-    square = Image.new(image.mode, (side, side))
-    square.paste(drawn, ((side - drawn.width) // 2, (side - drawn.height) // 2))
-    return square
 
 
 def examples_of(loaded, directory, data_dir=None, invert=False, count=10):

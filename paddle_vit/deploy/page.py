@@ -11,15 +11,13 @@ from ..attention.recording import has_windows
 from ..errors import UserError
 from ..system.cli import check_port
 from .api import MAX_WAITING, create_api
-from .classifier import MARGINS, MAX_BYTES, MAX_PIXELS, NOT_DRAWN, TOP, VISIBLE, WORKERS, examples_of
+from .classifier import MAX_BYTES, MAX_PIXELS, TOP, VISIBLE, WORKERS, examples_of
+from .drawing import BRUSH, LAYOUTS, NOT_DRAWN
 
 __all__ = ["create_app", "create_page", "serve"]
 
 
 CSS = f"#picture img {{height: {VISIBLE}px; width: 100%; object-fit: contain}}"  # 8 像素的也看得清
-BRUSH = 12  # 画笔的半径,像素;太细太粗都与数据里的笔画不像
-
-
 # 画板打开和清除之后,什么工具也没有选中;替使用者选画笔
 CHOOSE_BRUSH = """() => setInterval(() => {
     const brush = document.querySelector("#drawing button[title=Brush]");
@@ -72,7 +70,7 @@ def create_page(classifier, examples=()):
         return refuse(NOT_DRAWN) if path is None else show(path, drawn=True)
 
     info = classifier.predictor.info
-    drawable = info.name in MARGINS
+    drawable = info.name in LAYOUTS
     attention = classifier.predictor.model is not None and not has_windows(classifier.predictor.model)
     with gradio.Blocks(title="paddle_vit 看图分类", analytics_enabled=False, delete_cache=(600, 600)) as page:
         words = html.escape(f"模型学的是 {info.name}:{_shorten(info.classes)}。")  # 类别名里可以有 <、& 和 *
