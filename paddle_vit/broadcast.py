@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import math
 
-import paddle
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
 from .kernels.loading import load_kernels
-from .kernels.tensors import address, dense, kernels_for, rows
+from .kernels.tensors import address, dense, empty, empty_like, kernels_for, rows
 
 __all__ = ["add_to_each", "mean_tokens", "scale_channels", "scale_each"]
 
@@ -24,7 +23,7 @@ class _AddToEach(PyLayer):
     def forward(ctx, x, row):
         ctx.shape, ctx.needed = row.shape, [not t.stop_gradient for t in (x, row)]
         x, row = dense(x), dense(row)
-        y = paddle.empty_like(x)
+        y = empty_like(x)
         load_kernels().add_to_each(*map(address, (x, row, y)), x.shape[0], math.prod(row.shape))
         return y
 
@@ -32,7 +31,7 @@ class _AddToEach(PyLayer):
     def backward(ctx, dy):
         drow = None
         if ctx.needed[1]:
-            dy, drow = dense(dy), paddle.empty(ctx.shape)
+            dy, drow = dense(dy), empty(ctx.shape)
             load_kernels().sum_rows(address(dy), address(drow), dy.shape[0], math.prod(ctx.shape))
         return dy if ctx.needed[0] else None, drow
 
@@ -68,7 +67,7 @@ class _ScaleEach(PyLayer):
 
 def _scaled(x, factors):
     x, factors = dense(x), dense(factors)
-    y = paddle.empty_like(x)
+    y = empty_like(x)
     load_kernels().scale_each(*map(address, (x, factors, y)), x.shape[0], math.prod(x.shape[1:]))
     return y
 
@@ -96,14 +95,14 @@ class _ScaleChannels(PyLayer):
         ctx.needed = [not t.stop_gradient for t in (x, gamma)]
         x, gamma = dense(x), dense(gamma)
         ctx.save_for_backward(x, gamma)
-        y = paddle.empty_like(x)
+        y = empty_like(x)
         load_kernels().scale_channels_forward(*map(address, (x, gamma, y)), *rows(x))
         return y
 
     @staticmethod
     def backward(ctx, dy):
         x, gamma = ctx.saved_tensor()
-        dx, dgamma = paddle.empty_like(x), paddle.empty_like(gamma)
+        dx, dgamma = empty_like(x), empty_like(gamma)
         dy = dense(dy)
         load_kernels().scale_channels_backward(*map(address, (x, gamma, dy, dx, dgamma)), *rows(x))
         return tuple(t if needed else None for t, needed in zip((dx, dgamma), ctx.needed))
@@ -131,13 +130,13 @@ class _MeanTokens(PyLayer):
     def forward(ctx, x):
         x = dense(x)
         ctx.shape = B, _, D = x.shape
-        y = paddle.empty([B, D])
+        y = empty([B, D])
         load_kernels().mean_tokens_forward(address(x), address(y), *ctx.shape)
         return y
 
     @staticmethod
     def backward(ctx, dy):
-        dy, dx = dense(dy), paddle.empty(ctx.shape)
+        dy, dx = dense(dy), empty(ctx.shape)
         load_kernels().mean_tokens_backward(address(dy), address(dx), *ctx.shape)
         return dx
 

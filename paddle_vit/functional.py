@@ -15,7 +15,7 @@ from paddle.autograd import PyLayer
 
 from .broadcast import add_to_each
 from .kernels.loading import load_kernels, matmul_address
-from .kernels.tensors import address, dense, kernels_for, rows
+from .kernels.tensors import address, dense, empty, empty_like, kernels_for, rows
 
 __all__ = [
     "attention",
@@ -28,9 +28,9 @@ __all__ = [
 ]
 
 
-def _empty(needed, like):
+def _empty_if(needed, like):
     """needed 时是与 like 同形状的、还没有填的 Tensor,否则是 ``None``。"""
-    return paddle.empty_like(like) if needed else None
+    return empty_like(like) if needed else None
 
 
 class _Linear(PyLayer):
@@ -46,7 +46,7 @@ class _Linear(PyLayer):
         x, weight, bias = dense(x), dense(weight), dense(bias)
         ctx.save_for_backward(x, weight)
         D_out = weight.shape[1]
-        y = paddle.empty([*x.shape[:-1], D_out])  # [..., D_out]
+        y = empty([*x.shape[:-1], D_out])  # [..., D_out]
         pointers = [address(t) for t in (x, weight, bias, y)]
         load_kernels().linear_forward(matmul_address(), *pointers, *rows(x), D_out)
         return y
@@ -56,8 +56,8 @@ class _Linear(PyLayer):
         x, weight = ctx.saved_tensor()
         dy = dense(dy)
         D_out = weight.shape[1]
-        dx, dweight = _empty(ctx.needed[0], x), _empty(ctx.needed[1], weight)  # [..., D_in],[D_in, D_out]
-        dbias = paddle.empty([D_out]) if ctx.needed[2] else None  # [D_out]
+        dx, dweight = _empty_if(ctx.needed[0], x), _empty_if(ctx.needed[1], weight)  # [..., D_in],[D_in, D_out]
+        dbias = empty([D_out]) if ctx.needed[2] else None  # [D_out]
         pointers = [address(t) for t in (x, weight, dy, dx, dweight, dbias)]
         load_kernels().linear_backward(matmul_address(), *pointers, *rows(x), D_out)
         return (dx, dweight, dbias) if ctx.has_bias else (dx, dweight)
@@ -92,7 +92,7 @@ class _LayerNorm(PyLayer):
         ctx.needed = [not t.stop_gradient for t in (x, weight, bias)]
         x, weight, bias = dense(x), dense(weight), dense(bias)
         M, D = rows(x)
-        y, mean, r = paddle.empty_like(x), paddle.empty([M]), paddle.empty([M])  # [..., D],[M],[M]
+        y, mean, r = empty_like(x), empty([M]), empty([M])  # [..., D],[M],[M]
         load_kernels().layer_norm_forward(*map(address, (x, weight, bias, y, mean, r)), M, D, epsilon)
         ctx.save_for_backward(x, weight, mean, r)
         return y
@@ -100,7 +100,7 @@ class _LayerNorm(PyLayer):
     @staticmethod
     def backward(ctx, dy):
         x, weight, mean, r = ctx.saved_tensor()
-        dx, dweight, dbias = paddle.empty_like(x), paddle.empty_like(weight), paddle.empty_like(weight)
+        dx, dweight, dbias = empty_like(x), empty_like(weight), empty_like(weight)
         pointers = map(address, (x, weight, mean, r, dense(dy), dx, dweight, dbias))
         load_kernels().layer_norm_backward(*pointers, mean.shape[0], weight.shape[0])
         return tuple(t if needed else None for t, needed in zip((dx, dweight, dbias), ctx.needed))
@@ -144,7 +144,7 @@ def patch_embedding(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         x = F.conv2d(x, weight, bias, stride=(height, width))  # [B, D, H/P, W/P]
         return x.flatten(2).transpose([0, 2, 1])  # [B, N, D]
     x, (B, C, H, W) = dense(x), x.shape
-    patches = paddle.empty([B, H // height * (W // width), C * height * width])  # [B, N, C*P*P]
+    patches = empty([B, H // height * (W // width), C * height * width])  # [B, N, C*P*P]
     kernels.cut_patches(address(x), address(patches), B, C, H // height, height, W // width, width)
     return linear(patches, weight.flatten(1).t(), bias)
 
@@ -158,7 +158,7 @@ class _Gelu(PyLayer):
     @staticmethod
     def forward(ctx, x):
         needed, x = not x.stop_gradient, dense(x)
-        y, slope = paddle.empty_like(x), _empty(needed, x)
+        y, slope = empty_like(x), _empty_if(needed, x)
         load_kernels().gelu_forward(*map(address, (x, y, slope)), math.prod(x.shape))
         if slope is not None:
             ctx.save_for_backward(slope)
@@ -167,7 +167,7 @@ class _Gelu(PyLayer):
     @staticmethod
     def backward(ctx, dy):
         (slope,) = ctx.saved_tensor()
-        dx = paddle.empty_like(slope)
+        dx = empty_like(slope)
         load_kernels().multiply(*map(address, (slope, dense(dy), dx)), math.prod(dx.shape))
         return dx
 
@@ -190,7 +190,7 @@ class _Softmax(PyLayer):
     @staticmethod
     def forward(ctx, x):
         x = dense(x)
-        y = paddle.empty_like(x)
+        y = empty_like(x)
         load_kernels().softmax_forward(address(x), address(y), *rows(x))
         ctx.save_for_backward(y)
         return y
@@ -198,7 +198,7 @@ class _Softmax(PyLayer):
     @staticmethod
     def backward(ctx, dy):
         (y,) = ctx.saved_tensor()
-        dx = paddle.empty_like(y)
+        dx = empty_like(y)
         pointers = map(address, (y, dense(dy), dx))
         load_kernels().softmax_backward(*pointers, *rows(y))
         return dx
@@ -261,7 +261,7 @@ class _SelfAttention(PyLayer):
         qkv = dense(qkv)
         B, N, width = qkv.shape
         D = width // 3
-        z, log_sums = paddle.empty([B, N, D]), paddle.empty([B, num_heads, N])
+        z, log_sums = empty([B, N, D]), empty([B, num_heads, N])
         ctx.sizes = B, N, num_heads, D // num_heads, scale
         load_kernels().attention_forward(matmul_address(), *map(address, (qkv, z, log_sums)), *ctx.sizes)
         ctx.save_for_backward(qkv, z, log_sums)
@@ -270,7 +270,7 @@ class _SelfAttention(PyLayer):
     @staticmethod
     def backward(ctx, dz):
         qkv, z, log_sums = ctx.saved_tensor()
-        dqkv = paddle.empty_like(qkv)
+        dqkv = empty_like(qkv)
         pointers = map(address, (qkv, z, log_sums, dense(dz), dqkv))
         load_kernels().attention_backward(matmul_address(), *pointers, *ctx.sizes)
         return dqkv

@@ -3,40 +3,54 @@
 import numpy as np
 from numba import prange
 
-from .base import ONE, ZERO, careless_piece, exp, floats, kernel, loop, matmul, piece
+from .base import ONE, PARTS, ZERO, exp, floats, kernel, loop, matmul, part, piece
 
 __all__ = ["attention_backward", "attention_forward", "softmax_backward", "softmax_forward"]
 
 
-@careless_piece
-def _largest(row):
-    """一行里最大的;有 NaN 时是哪个都行。"""
-    largest = row[0]
-    for c in range(row.size):
-        largest = max(largest, row[c])
-    return largest
-
-
 @piece
-def _softmax_row(row):
-    """row 原地换成 softmax(row);返回 log(sum(exp(row)))。"""
-    largest, total = _largest(row), ZERO
-    for c in range(row.size):
-        e = exp(row[c] - largest)
-        row[c] = e
-        total += e
-    inverse = ONE / total
-    for c in range(row.size):
-        row[c] *= inverse
-    return largest + np.log(total)
+def _order(bits):
+    """float32 的位当作 int32,换成大小顺序与 float32 相同的整数;再换一次就换回来。"""
+    return np.int32(bits ^ np.int32(np.int32(bits >> np.int32(31)) & np.int32(0x7FFFFFFF)))
+
+
+@part
+def _softmax_rows(rows, log_sums):
+    """每一行原地换成 softmax;log_sums 是各行的 log(sum(exp(x)))。
+
+    一行一遍做完的话,下一行要等这一行的对数;各行一起一步一步做,CPU 能同时算几行。比较整数才用得上向量指令:
+    浮点数的 max 还要管 NaN。
+    """
+    sums = np.empty(rows.shape[0], np.float32)
+    for r in range(rows.shape[0]):
+        bits = rows[r].view(np.int32)
+        largest = np.int32(-(2**31))
+        for c in range(bits.size):
+            largest = max(largest, _order(bits[c]))
+        log_sums[r] = _order(largest).view(np.float32)
+    for r in range(rows.shape[0]):
+        row, largest, total = rows[r], log_sums[r], ZERO
+        for c in range(row.size):
+            e = exp(row[c] - largest)
+            row[c] = e
+            total += e
+        sums[r] = total
+    for r in range(rows.shape[0]):
+        row, inverse = rows[r], ONE / sums[r]
+        for c in range(row.size):
+            row[c] *= inverse
+        log_sums[r] += np.log(sums[r])
 
 
 @loop
 def _softmax_forward(x, y):
-    for r in prange(x.shape[0]):
-        for c in range(x.shape[1]):
-            y[r, c] = x[r, c]
-        _softmax_row(y[r])
+    M = x.shape[0]
+    for p in prange(PARTS):
+        here, there = x[M * p // PARTS : M * (p + 1) // PARTS], y[M * p // PARTS : M * (p + 1) // PARTS]
+        for r in range(here.shape[0]):
+            for c in range(here.shape[1]):
+                there[r, c] = here[r, c]
+        _softmax_rows(there, np.empty(there.shape[0], np.float32))
 
 
 @kernel
@@ -72,8 +86,7 @@ def _attention_forward(sgemm, qkv, z, log_sums, scale):
         weights = np.empty((N, N), np.float32)
         w = weights.ctypes.data
         matmul(sgemm, N, N, d, scale, q, 3 * D, 0, k, 3 * D, 1, ZERO, w, N)
-        for r in range(N):
-            log_sums[b, head, r] = _softmax_row(weights[r])
+        _softmax_rows(weights, log_sums[b, head])
         matmul(sgemm, N, d, N, ONE, w, N, 0, v, 3 * D, 0, ZERO, out, D)
 
 

@@ -18,7 +18,7 @@ from llvmlite import ir
 from numba import float32, njit, prange, types
 from numba.extending import intrinsic
 
-__all__ = ["HALF", "ONE", "PARTS", "ZERO", "add_parts", "add_rows", "careless_piece", "exp", "floats", "kernel"]
+__all__ = ["HALF", "ONE", "PARTS", "ZERO", "add_parts", "add_rows", "exp", "floats", "kernel"]
 __all__ += ["loop", "matmul", "parallel_kernel", "part", "piece"]
 
 PARTS = 32
@@ -31,7 +31,6 @@ kernel = njit(cache=True, **_SETTINGS)  # 给别的模块调用的;编译好的�
 parallel_kernel = njit(cache=True, parallel=True, **_SETTINGS)  # 两者合一,不直接写数组的才行
 piece = njit(inline="always", **_SETTINGS)  # 循环里的一小段,编译时展开
 part = njit(**_SETTINGS)  # 循环里的一段,不展开
-careless_piece = njit(nogil=True, fastmath=True)  # 不管 NaN
 
 
 @intrinsic

@@ -9,7 +9,7 @@ import numpy as np
 import paddle
 from paddle import Tensor, nn
 
-from ..kernels.tensors import address, kernels_for
+from ..kernels.tensors import kernels_for
 
 __all__ = ["AdamW", "clip_gradients", "move_towards"]
 
@@ -20,7 +20,7 @@ def _kernels(tensors):
 
 
 def _addresses(tensors):
-    return np.array([address(tensor) for tensor in tensors])
+    return np.array([tensor.data_ptr() for tensor in tensors])
 
 
 def _ends(tensors):
