@@ -33,7 +33,7 @@ class _AddToEach(PyLayer):
         if ctx.needed[1]:
             dy, drow = dense(dy), empty(ctx.shape)
             load_kernels().sum_rows(address(dy), address(drow), dy.shape[0], math.prod(ctx.shape))
-        return dy if ctx.needed[0] else None, drow
+        return dy.clone() if ctx.needed[0] else None, drow  # 交出 dy 本身,Paddle 累加时会改了 y 的梯度
 
 
 def add_to_each(x: Tensor, row: Tensor) -> Tensor:

@@ -221,6 +221,20 @@ def test_inputs_of_any_layout(name):
 
 
 @pytest.mark.parametrize("name", CASES)
+def test_the_gradient_of_the_result_is_left_alone(name):
+    """Paddle 累加梯度时原地改写;反向交出的 Tensor 要是与 dy 同一块内存,结果自己的梯度就会跟着变。"""
+    ours, _, shapes = CASES[name]
+    rng = np.random.default_rng(0)
+    tensors = [paddle.to_tensor(rng.standard_normal(shape).astype("float32"), stop_gradient=False) for shape in shapes]
+    inputs = [tensor * 1 for tensor in tensors]  # 不是叶子:梯度先在中间累加
+    out = ours(*inputs)
+    out.retain_grads()
+    weight = rng.standard_normal(out.shape).astype("float32")
+    ((out * paddle.to_tensor(weight)).sum() + sum((x * 3).sum() for x in inputs)).backward()
+    np.testing.assert_array_equal(out.grad.numpy(), weight)
+
+
+@pytest.mark.parametrize("name", CASES)
 def test_frozen_inputs_get_no_gradient(name):
     ours, plain, shapes = CASES[name]
     arrays = inputs_of(shapes, seed=2)
