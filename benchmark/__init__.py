@@ -13,6 +13,7 @@ from pathlib import Path
 from paddle_vit import UserError
 from paddle_vit.system.files import atomic_write
 from paddle_vit.system.processes import usable_cores
+from paddle_vit.system.runtime import vector_instructions
 from paddle_vit.system.tables import markdown, terminal
 
 from . import reports
@@ -36,6 +37,7 @@ def machine():
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return {
         "cpu": model,
+        "instructions": vector_instructions(),
         "cores": usable_cores(),
         "memory_bytes": memory,
         "system": f"{platform.system()} {platform.machine()}",

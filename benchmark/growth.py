@@ -1,12 +1,13 @@
-"""时间怎样随规模增长:课程写法和本项目,token 数、一批的张数、层数、维度各变一遍。"""
+"""时间和占矩阵乘峰值的比例怎样随规模变:课程写法和本项目,token 数、一批的张数、层数、维度各变一遍。"""
 
 import contextlib
 import statistics
 
 from paddle_vit.system.processes import usable_cores
 
+from .race import step_flops
 from .reports import TASKS
-from .teams import Team, contenders
+from .teams import PEAK, Team, contenders
 
 __all__ = ["GROWTH_BASE", "measure_growth"]
 
@@ -41,20 +42,26 @@ def measure_growth(options):
     values = QUICK_GROWTH if options.quick else GROWTH
     pair = [contender for contender in contenders(usable_cores()) if contender.key in ("lesson", "ours")]
     measured, rows = {}, []
+    size = 256 if options.quick else 2048
     with contextlib.ExitStack() as stack:
         teams = [stack.enter_context(Team(contender)) for contender in pair]
+        peak = stack.enter_context(Team(PEAK))
+        peak.ask("build", {"mode": "matmul", "size": size, "threads": usable_cores()})
         for task in options.tasks:
             for axis in values:
                 for value in values[axis]:
                     point = {**base, axis: value}
-                    key = (task, *point.values())
+                    key, spec = (task, *point.values()), _growth_spec(**point, task=task)
                     if key not in measured:
                         print(f"{TASKS[task]} {axis}={value} …", flush=True)
-                        measured[key] = _growth_point(teams, _growth_spec(**point, task=task), options)
-                    for contender, median in zip(pair, measured[key]):
-                        per_image = median / point["batch"]
-                        row = {"task": task, "axis": axis, "value": value, "contender": contender.key}
-                        rows.append({**row, "seconds_per_step": median, "seconds_per_image": per_image, **point})
+                        fastest = min(peak.take_steps(3)[0])  # 机器忽快忽慢,所以每一点都量峰值
+                        measured[key] = 2 * size**3 / fastest, _growth_point(teams, spec, options)
+                    most, seconds = measured[key]
+                    flops = step_flops(spec["architecture"], point["batch"], task)
+                    for contender, one in zip(pair, seconds):
+                        row = {"task": task, "axis": axis, "value": value, "contender": contender.key, **point}
+                        row.update(seconds_per_step=one, seconds_per_image=one / point["batch"])
+                        rows.append({**row, "gflops": flops / one / 1e9, "share_of_peak": flops / one / most})
     return rows
 
 

@@ -12,7 +12,7 @@ from paddle_vit.system.processes import usable_cores
 from .reports import TASKS
 from .teams import PEAK, Team, contenders, missing_packages
 
-__all__ = ["MODELS", "QUICK_MODELS", "forward_flops", "run_race"]
+__all__ = ["MODELS", "QUICK_MODELS", "forward_flops", "run_race", "step_flops"]
 
 # 名字 -> (结构, 一批几张)
 _IMAGES = dict(
@@ -59,7 +59,8 @@ def forward_flops(image_size, patch_size, in_channels, num_classes, embed_dim, d
     return 2 * (patch_embedding + depth * (linear + attention) + D * num_classes)
 
 
-def _step_flops(architecture, batch, task):
+def step_flops(architecture, batch, task):
+    """一批的一步的浮点运算次数;训练是前向的 3 倍。"""
     return forward_flops(**architecture) * batch * (3 if task == "train" else 1)
 
 
@@ -106,7 +107,7 @@ def run_race(name, architecture, batch, task, options):
                 if key in rows:
                     rows[key]["peak_memory_bytes"] = memory
     print(flush=True)
-    flops = _step_flops(architecture, batch, task)
+    flops = step_flops(architecture, batch, task)
     peak_gflops = 2 * size**3 / statistics.median(times["peak"]) / 1e9
     for key in teams:
         median = statistics.median(times[key])

@@ -6,13 +6,17 @@ __all__ = ["TASKS", "growth_figure", "growth_table", "machine_line", "race_figur
 
 TASKS = {"train": "训练", "predict": "预测"}
 _AXES = {"tokens": "token 数", "batch": "一批的张数", "depth": "层数", "dim": "嵌入维度"}
+_NAMES = {"lesson": "课程写法", "ours": "本项目"}
+_COLORS = {"lesson": "#8d99ae", "ours": "#d1495b"}
+_DASHES = {"train": "-", "predict": "--"}
 
 
 def machine_line(machine):
     """一行说明机器和版本。"""
     memory = f",{machine['memory_bytes'] / 2**30:.0f} GiB 内存" if machine["memory_bytes"] else ""
     versions = ",".join([f"Python {machine['python']}", *machine["versions"]])
-    return f"{machine['cpu']},{machine['cores']} 核{memory},{machine['system']};{versions}"
+    instructions = f"({machine['instructions']})" if machine["instructions"] else ""
+    return f"{machine['cpu']}{instructions},{machine['cores']} 核{memory},{machine['system']};{versions}"
 
 
 def _times(value):
@@ -43,13 +47,13 @@ def race_table(rows):
 
 
 def growth_table(rows):
-    """随规模增长的表:每张图像每步的毫秒数。"""
+    """随规模增长的表:每张图像每步的毫秒数,和占矩阵乘峰值的比例。"""
     columns = sorted({(row["task"], row["contender"]) for row in rows}, key=lambda key: (key[0] != "train", key[1]))
-    names = {"lesson": "课程写法", "ours": "本项目"}
-    table = [["毫秒/张", *(f"{TASKS[task]} {names[contender]}" for task, contender in columns)]]
-    cells = {(row["axis"], row["value"], row["task"], row["contender"]): row["seconds_per_image"] for row in rows}
+    table = [["毫秒/张(占峰值)", *(f"{TASKS[task]} {_NAMES[contender]}" for task, contender in columns)]]
+    cells = {(row["axis"], row["value"], row["task"], row["contender"]): row for row in rows}
     for axis, value in dict.fromkeys((row["axis"], row["value"]) for row in rows):
-        times = [f"{1e3 * cells[axis, value, task, contender]:.3g}" for task, contender in columns]
+        mine = [cells[(axis, value, *column)] for column in columns]
+        times = [f"{1e3 * row['seconds_per_image']:.3g}({row['share_of_peak']:.0%})" for row in mine]
         table.append([f"{_AXES[axis]} {value}", *times])
     return table
 
@@ -89,25 +93,31 @@ def race_figure(rows, title):
 
 
 def growth_figure(rows, title):
-    """时间随 token 数、一批的张数、层数、维度增长,双对数坐标。"""
-    axes_names = list(dict.fromkeys(row["axis"] for row in rows))
-    figure, words = figure_and_words(3.6 * len(axes_names), 4)
+    """随 token 数、一批的张数、层数、维度:上面是时间(双对数坐标),下面是占矩阵乘峰值的比例。"""
+    names = list(dict.fromkeys(row["axis"] for row in rows))
+    figure, words = figure_and_words(3.6 * len(names), 7)
     style = words.style
-    names = {"lesson": "课程写法", "ours": "本项目"}
-    colors, dashes = {"lesson": "#8d99ae", "ours": "#d1495b"}, {"train": "-", "predict": "--"}
-    for panel, axis in zip(figure.subplots(1, len(axes_names), sharey=True, squeeze=False)[0], axes_names):
+    panels = figure.subplots(2, len(names), sharex="col", sharey="row", squeeze=False)
+    for (above, below), axis in zip(panels.T, names):
         for task, contender in dict.fromkeys((row["task"], row["contender"]) for row in rows):
             mine = [row for row in rows if (row["axis"], row["task"], row["contender"]) == (axis, task, contender)]
-            x, y = [row["value"] for row in mine], [1e3 * row["seconds_per_image"] for row in mine]
-            label = words(f"{names[contender]} {TASKS[task]}", f"{contender} {task}")
-            panel.plot(x, y, marker="o", markersize=3, color=colors[contender], linestyle=dashes[task], label=label)
-        panel.set_xscale("log", base=2)
-        panel.set_yscale("log")
-        panel.set_xticks(x, map(str, x))
-        panel.grid(alpha=0.3)
-        panel.set_xlabel(words(_AXES[axis], axis), **style)
-        if axis == axes_names[0]:
-            panel.set_ylabel(words("每张图像的毫秒数", "ms per image"), **style)
-            panel.legend(prop=words.legend)
+            x = [row["value"] for row in mine]
+            label = words(f"{_NAMES[contender]} {TASKS[task]}", f"{contender} {task}")
+            line = dict(marker="o", markersize=3, color=_COLORS[contender], linestyle=_DASHES[task], label=label)
+            above.plot(x, [1e3 * row["seconds_per_image"] for row in mine], **line)
+            below.plot(x, [100 * row["share_of_peak"] for row in mine], **line)
+        above.set_yscale("log")
+        below.axhline(100, color="#333333", linewidth=1)
+        below.set_ylim(0, 110)
+        below.set_xscale("log", base=2)
+        below.set_xticks(x, map(str, x))
+        below.set_xlabel(words(_AXES[axis], axis), **style)
+        for panel in (above, below):
+            panel.grid(alpha=0.3)
+    above, below = panels[:, 0]
+    above.set_ylabel(words("每张图像的毫秒数", "ms per image"), **style)
+    below.set_ylabel(words("占矩阵乘峰值,%", "% of matmul peak"), **style)
+    below.annotate(words("上限:只有矩阵乘", "limit: matmul only"), (x[0], 102), fontsize=8, **style)
+    above.legend(prop=words.legend)
     figure.suptitle(words.writable(title, "growth"), fontsize=9, **style)
     return figure

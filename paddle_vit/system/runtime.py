@@ -24,6 +24,7 @@ __all__ = [
     "seed_everything",
     "seed_step",
     "setup_runtime",
+    "vector_instructions",
 ]
 
 
@@ -47,6 +48,13 @@ def _cpu_flags():
 def has_bfloat16():
     """CPU 有没有 bfloat16 的矩阵乘指令(avx512_bf16 或 amx_bf16)。"""
     return bool({"avx512_bf16", "amx_bf16"} & _cpu_flags()[1])
+
+
+def vector_instructions() -> str:
+    """CPU 最宽的几种向量指令,例如 ``'AVX-512、BF16'``;不知道时是空的。"""
+    names = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_bf16": "BF16", "amx_tile": "AMX"}
+    found = [name for flag, name in names.items() if flag in _cpu_flags()[1]]
+    return "、".join(found[1:] if "AVX-512" in found else found)
 
 
 def _omp_threads_of_user():

@@ -113,7 +113,12 @@ def test_quick_growth(tmp_path):
     rows = json.loads((tmp_path / "growth.json").read_text(encoding="utf-8"))["rows"]
     assert {row["axis"] for row in rows} == {"tokens", "batch", "depth", "dim"}
     assert {row["task"] for row in rows} == {"predict"}
-    assert all(row["seconds_per_image"] * row["batch"] == pytest.approx(row["seconds_per_step"]) for row in rows)
+    for row in rows:
+        assert row["seconds_per_image"] * row["batch"] == pytest.approx(row["seconds_per_step"])
+        size, heads = 4 * round(row["tokens"] ** 0.5), row["dim"] // 32
+        work = row["batch"] * race.forward_flops(size, 4, 3, 10, row["dim"], row["depth"], heads, "avg")
+        assert row["gflops"] == pytest.approx(work / row["seconds_per_step"] / 1e9)
+        assert 0 < row["share_of_peak"] < 1
     assert Image.open(tmp_path / "growth.png").size[0] > 500
 
 

@@ -102,6 +102,20 @@ def test_mkl_path_fits_the_cpu(monkeypatch, vendor, flags, expected):
         os.environ.pop("MKL_DEBUG_CPU_TYPE", None)
 
 
+@pytest.mark.parametrize(
+    "flags, expected",
+    [
+        ({"avx", "avx2", "fma"}, "AVX2"),
+        ({"avx2", "avx512f", "avx512_bf16"}, "AVX-512、BF16"),
+        ({"avx2", "avx512f", "avx512_bf16", "amx_tile"}, "AVX-512、BF16、AMX"),
+        ({"sse4_2"}, ""),
+    ],
+)
+def test_vector_instructions(monkeypatch, flags, expected):
+    monkeypatch.setattr(runtime_module, "_cpu_flags", lambda: ("", flags))
+    assert runtime_module.vector_instructions() == expected
+
+
 def test_results_change_by_rounding_only():
     code = """
 import json, paddle
