@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import paddle
+from paddle import nn
 from PIL import Image
 
 from .errors import UserError
@@ -24,6 +25,7 @@ __all__ = [
     "check_tokens",
     "check_type",
     "check_vit",
+    "is_plain",
     "patch_grid",
     "settings_of",
 ]
@@ -113,6 +115,15 @@ def check_tokens(x: paddle.Tensor, weight: paddle.Tensor, embed_dim: int, name: 
             f"{name}的形状是 {list(x.shape)},应为 [B, N, {embed_dim}](一批、token 数、嵌入维度):"
             "[N, D] 请先用 x.unsqueeze(0) 变成一批;嵌入维度不同请改 embed_dim。"
         )
+
+
+def is_plain(*parts: tuple[nn.Layer, type]) -> bool:
+    """各层都没有换成别的类,也没有装钩子(hook):可以不逐层调用,一起算。
+
+    Args:
+        *parts (tuple): (层, 它原来的类)。
+    """
+    return all(type(x) is kind and not (x._forward_pre_hooks or x._forward_post_hooks) for x, kind in parts)
 
 
 def check_normalization(mean: Sequence[float] | None, std: Sequence[float] | None, channels: int) -> None:

@@ -22,6 +22,7 @@ __all__ = [
     "gelu",
     "layer_norm",
     "linear",
+    "mlp",
     "patch_embedding",
     "self_attention",
     "softmax",
@@ -182,6 +183,52 @@ def gelu(x: Tensor) -> Tensor:
         Tensor: 与 x 同形状。
     """
     return _Gelu.apply(x) if kernels_for(x) else F.gelu(x)
+
+
+class _Mlp(PyLayer):
+    """y = gelu(h) W2 + b2,h = x W1 + b1,一次算若干行;只留下 h,gelu(h) 反向时再算一遍。
+
+    dW2 = gelu(h)^T dy,db2 = sum(dy);dh = gelu'(h) * (dy W2^T),dW1 = x^T dh,db1 = sum(dh),dx = dh W1^T。
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight1, bias1, weight2, bias2, keep):
+        tensors = x, weight1, bias1, weight2, bias2
+        ctx.needed = [not t.stop_gradient for t in tensors]
+        x, weight1, bias1, weight2, bias2 = map(dense, tensors)
+        ctx.sizes = *rows(x), *weight2.shape  # M,D,H,D_out
+        hidden = empty([ctx.sizes[0], ctx.sizes[2]]) if keep else None  # [M, H]
+        y = empty([*x.shape[:-1], weight2.shape[1]])  # [..., D_out]
+        pointers = map(address, (x, weight1, bias1, hidden, weight2, bias2, y))
+        load_kernels().mlp_forward(matmul_address(), *pointers, *ctx.sizes)
+        if keep:
+            ctx.save_for_backward(x, weight1, bias1, hidden, weight2, bias2)
+        return y
+
+    @staticmethod
+    def backward(ctx, dy):
+        x, weight1, bias1, hidden, weight2, bias2 = ctx.saved_tensor()
+        gradients = [_empty_if(needed, t) for needed, t in zip(ctx.needed, (x, weight1, bias1, weight2, bias2))]
+        pointers = map(address, (x, weight1, hidden, weight2, dense(dy), *gradients))
+        load_kernels().mlp_backward(matmul_address(), *pointers, *ctx.sizes)
+        return tuple(gradients)
+
+
+def mlp(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor) -> Tensor:
+    """两个线性层,中间是 GELU:``linear(gelu(linear(x, weight1, bias1)), weight2, bias2)``。
+
+    Args:
+        x (Tensor): [..., D]。
+        weight1, bias1 (Tensor): [D, H] 和 [H]。
+        weight2, bias2 (Tensor): [H, D_out] 和 [D_out]。
+
+    Returns:
+        Tensor: [..., D_out]。
+    """
+    tensors = x, weight1, bias1, weight2, bias2
+    if kernels_for(*tensors) and matmul_address() and x.shape[-1] == weight1.shape[0]:
+        return _Mlp.apply(*tensors, paddle.is_grad_enabled())  # forward 里总是 False
+    return linear(gelu(linear(x, weight1, bias1)), weight2, bias2)
 
 
 class _Softmax(PyLayer):

@@ -21,6 +21,7 @@ from .checks import (
     check_positive,
     check_probability,
     check_tokens,
+    is_plain,
     patch_grid,
 )
 from .errors import UserError
@@ -108,6 +109,9 @@ class Mlp(nn.Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         check_features(x, self.fc1.weight, self.fc1.weight.shape[0])
+        plain = is_plain((self.fc1, Linear), (self.act, GELU), (self.fc2, Linear), (self.dropout, nn.Dropout))
+        if plain and not (self.training and self.dropout.p):
+            return functional.mlp(x, self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)  # [B, N, D]
         x = self.dropout(self.act(self.fc1(x)))  # [B, N, D * mlp_ratio]
         return self.dropout(self.fc2(x))  # [B, N, D]
 
@@ -122,8 +126,7 @@ class PatchConv(nn.Conv2D):
 class PatchEmbedding(nn.Layer):
     """图块嵌入(Patch Embedding):把图像切成 P x P 的图块,每块线性映射成一个 token。
 
-    卷积核和步长都等于 P 的卷积正好做这件事。[B, C, H, W] -> [B, H/P * W/P, D]。
-    来源:ViT 论文 3.1 节;课程第 1 课。
+    卷积核和步长都等于 P 的卷积正好做这件事。来源:ViT 论文 3.1 节;课程第 1 课。
 
     Args:
         image_size (int | (int, int)): 图像边长或 (高, 宽),像素;``forward`` 收到别的尺寸会报错。
@@ -266,8 +269,7 @@ class Attention(nn.Layer):
             attn_weights = None
             dropout = self.attn_dropout.p if self.training else 0.0
             z = functional.attention(q, k, v, self.scales, dropout, bias)
-        z = z.transpose([0, 2, 1, 3])  # [B, N, h, d]
-        z = z.reshape([B, N, self.all_head_size])  # [B, N, h*d]
+        z = z.transpose([0, 2, 1, 3]).reshape([B, N, self.all_head_size])  # [B, N, h*d]
         return self.proj_dropout(self.proj(z)), attn_weights
 
 
@@ -346,8 +348,7 @@ class DropPath(nn.Layer):
 class EncoderLayer(nn.Layer):
     """编码器层(Encoder Layer),先归一化(pre-norm),两条残差:
 
-    ``x = x + attn(attn_norm(x))``,``x = x + mlp(mlp_norm(x))``。[B, N, D] -> [B, N, D]。
-    来源:ViT 论文式 (2)(3);课程第 3 课。
+    ``x = x + attn(attn_norm(x))``,``x = x + mlp(mlp_norm(x))``。来源:ViT 论文式 (2)(3);课程第 3 课。
 
     Args:
         embed_dim (int): 嵌入维度 D。

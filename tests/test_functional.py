@@ -9,7 +9,7 @@ import paddle.nn.functional as F
 import pytest
 from support.running import ROOT
 
-from paddle_vit import Attention, ViT, broadcast, functional
+from paddle_vit import Attention, Mlp, ViT, broadcast, functional
 
 
 def gradients(function, *arrays, dtype="float32"):
@@ -151,6 +151,10 @@ def plain_self_attention(qkv, heads):
 
 
 # 名字 -> (我们的, 普通的公式, 各个输入的形状);形状有小有大,有一行、一列,有不能平分给各段的
+def plain_mlp(x, weight1, bias1, weight2, bias2):
+    return F.linear(F.gelu(F.linear(x, weight1, bias1)), weight2, bias2)
+
+
 CASES = {
     "linear": (functional.linear, F.linear, [(3, 5, 6), (6, 4), (4,)]),
     "linear-without-bias": (functional.linear, F.linear, [(3, 5, 6), (6, 4)]),
@@ -158,6 +162,8 @@ CASES = {
     "layer_norm": (functional.layer_norm, lambda x, w, b: F.layer_norm(x, x.shape[-1:], w, b), [(7, 9, 40), 40, 40]),
     "layer_norm-one-row": (functional.layer_norm, lambda x, w, b: F.layer_norm(x, x.shape[-1:], w, b), [(1, 3), 3, 3]),
     "gelu": (functional.gelu, F.gelu, [(3, 7, 11)]),
+    "mlp": (functional.mlp, plain_mlp, [(3, 7, 5), (5, 11), (11,), (11, 4), (4,)]),
+    "mlp-many-rows": (functional.mlp, plain_mlp, [(2, 1100, 3), (3, 5), (5,), (5, 2), (2,)]),  # 分成几段
     "softmax": (functional.softmax, lambda x: F.softmax(x, axis=-1), [(2, 3, 5, 17)]),
     "self_attention": (
         lambda x: functional.self_attention(x, 2, 0.3),
@@ -348,6 +354,25 @@ def test_a_broken_or_missing_numba_leaves_the_plain_formulas(tmp_path):
         outputs.append(done.stdout.splitlines())
     assert outputs[0][1] == "True 没有能用的 numba(没有装)" and outputs[1][1] == "False None"
     np.testing.assert_allclose(float(outputs[0][0]), float(outputs[1][0]), rtol=1e-5)
+
+
+def test_the_parts_of_an_mlp_are_obeyed():
+    """装了钩子、换了激活函数、用随机失活时,不能合在一起算。"""
+    mlp, x = Mlp(6, 2.0), paddle.randn([2, 3, 6])
+    seen = []
+    hook = mlp.act.register_forward_post_hook(lambda layer, inputs, output: seen.append(output.shape))
+    hooked = mlp(x)
+    hook.remove()
+    together = mlp(x)
+    np.testing.assert_allclose(hooked.numpy(), together.numpy(), rtol=1e-5, atol=1e-6)
+    assert seen == [[2, 3, 12]]
+    mlp.act = paddle.nn.ReLU()
+    expected = F.linear(F.relu(F.linear(x, mlp.fc1.weight, mlp.fc1.bias)), mlp.fc2.weight, mlp.fc2.bias)
+    np.testing.assert_allclose(mlp(x).numpy(), expected.numpy(), rtol=1e-5, atol=1e-6)
+    mlp = Mlp(6, 2.0, dropout=1.0)
+    assert (mlp(x).numpy() == 0).all()
+    mlp.eval()
+    assert (mlp(x).numpy() != 0).any()
 
 
 @pytest.mark.parametrize("step", ["split_heads", "transpose_multihead", "attend"])

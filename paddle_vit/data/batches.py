@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 
@@ -12,7 +14,9 @@ from .augment import NUMBERS, augment_batch, mix_batch, normalize
 from .info import DataInfo
 from .parts import ArrayPart, FilePart
 
-__all__ = ["evaluation_batches", "step_size", "training_batches"]
+__all__ = ["evaluation_batches", "one_ahead", "step_size", "training_batches"]
+
+Item = TypeVar("Item")
 
 
 def training_batches(
@@ -81,3 +85,16 @@ def evaluation_batches(
     requests = [(mine[i : i + batch_size], None) for i in range(0, len(mine), batch_size)]
     for (indices, _), images in zip(requests, part.fetch(requests)):
         yield indices, normalize(images, info.mean, info.std)
+
+
+def one_ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """逐个给出 items 里的各项;一项在用的时候,另一个线程取下一项。
+
+    第一项由调用者的线程取:``paddle.io.DataLoader`` 的读取进程要在主线程里起动。
+    """
+    with ThreadPoolExecutor(1) as pool:
+        item = next(items, None)
+        while item is not None:
+            coming = pool.submit(next, items, None)
+            yield item
+            item = coming.result()

@@ -1,4 +1,4 @@
-"""逐行和逐元素的内核:线性层、图块、GELU、层归一化。"""
+"""逐行和逐元素的内核:线性层、图块、GELU、多层感知机、层归一化。"""
 
 import numpy as np
 from numba import prange
@@ -12,8 +12,12 @@ __all__ = [
     "layer_norm_forward",
     "linear_backward",
     "linear_forward",
+    "mlp_backward",
+    "mlp_forward",
     "multiply",
 ]
+
+CHUNK = 1024  # 多层感知机一次算这么多行:中间结果留在缓存里,矩阵乘也还够大
 
 
 @loop
@@ -122,6 +126,60 @@ def _multiply(x, y, z):
 def multiply(x_, y_, z_, size):
     """z = x * y。"""
     _multiply(floats(x_, size), floats(y_, size), floats(z_, size))
+
+
+@loop
+def _times_slope(gradient, slope, total):
+    M, D = gradient.shape
+    parts = np.zeros((PARTS, D), np.float32)
+    for p in prange(PARTS):
+        for r in range(M * p // PARTS, M * (p + 1) // PARTS):
+            for j in range(D):
+                g = gradient[r, j] * slope[r, j]
+                gradient[r, j] = g
+                parts[p, j] += g
+    add_parts(parts, total)
+
+
+@kernel
+def mlp_forward(sgemm, x_, weight1_, bias1_, hidden_, weight2_, bias2_, y_, M, D, H, D_out):
+    """y = gelu(hidden) @ weight2 + bias2,hidden = x @ weight1 + bias1;hidden 的地址为 0 时不留下它。"""
+    rows = min(M, CHUNK)
+    activated, spare = np.empty(rows * H, np.float32), np.empty(rows * H if hidden_ == 0 else 0, np.float32)
+    for r in range(0, M, rows):
+        n = min(rows, M - r)
+        h_ = spare.ctypes.data if hidden_ == 0 else hidden_ + 4 * r * H
+        linear_forward(sgemm, x_ + 4 * r * D, weight1_, bias1_, h_, n, D, H)
+        _gelu(floats(h_, n * H), activated[: n * H])
+        linear_forward(sgemm, activated.ctypes.data, weight2_, bias2_, y_ + 4 * r * D_out, n, H, D_out)
+
+
+@kernel
+def mlp_backward(
+    sgemm, x_, weight1_, hidden_, weight2_, dy_, dx_, dweight1_, dbias1_, dweight2_, dbias2_, M, D, H, D_out
+):
+    """gelu(hidden) 重新算一遍;地址为 0 的梯度不算。"""
+    rows = min(M, CHUNK)
+    activated, slope, sums = np.empty(rows * H, np.float32), np.empty(rows * H, np.float32), np.empty(H, np.float32)
+    for r in range(0, M, rows):
+        n, beta = min(rows, M - r), ONE if r else ZERO
+        g_, part_dy_ = activated.ctypes.data, dy_ + 4 * r * D_out
+        g, s = activated[: n * H], slope[: n * H]
+        _gelu_forward(floats(hidden_ + 4 * r * H, n * H), g, s)
+        if dweight2_ != 0:
+            matmul(sgemm, H, D_out, n, ONE, g_, H, 1, part_dy_, D_out, 0, beta, dweight2_, D_out)
+        matmul(sgemm, n, H, D_out, ONE, part_dy_, D_out, 0, weight2_, D_out, 1, ZERO, g_, H)
+        _times_slope(g.reshape((n, H)), s.reshape((n, H)), sums)  # dhidden
+        if dweight1_ != 0:
+            matmul(sgemm, D, H, n, ONE, x_ + 4 * r * D, D, 1, g_, H, 0, beta, dweight1_, H)
+        if dbias1_ != 0:
+            dbias1 = floats(dbias1_, H)
+            for j in range(H):
+                dbias1[j] = sums[j] + (dbias1[j] if r else ZERO)
+        if dx_ != 0:
+            matmul(sgemm, n, D, H, ONE, g_, H, 0, weight1_, H, 1, ZERO, dx_ + 4 * r * D, D)
+    if dbias2_ != 0:
+        add_rows(floats(dy_, (M, D_out)), floats(dbias2_, D_out))
 
 
 @loop

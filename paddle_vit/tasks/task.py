@@ -147,7 +147,10 @@ class Task:
         return len(self.data.train) // self.step_size(world)
 
     def batches(self, epoch: int, start: int = 0, rank: int = 0, world: int = 1) -> Iterator[tuple[np.ndarray, ...]]:
-        """第 epoch 轮(从 0 起)从第 start 步起、第 rank 个进程的各批;只由种子和位置决定,从哪一步接着来都一样。"""
+        """第 epoch 轮(从 0 起)从第 start 步起、第 rank 个进程的各批;只由种子和位置决定,从哪一步接着来都一样。
+
+        训练一步时,另一个线程取下一批:这里不能用 Paddle 和 NumPy 全局的随机数发生器。
+        """
         return training_batches(self.data.train, self.config, self.info, epoch, start, rank, world)
 
     def size(self, batch: Sequence) -> int:

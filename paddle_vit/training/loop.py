@@ -16,6 +16,7 @@ import paddle
 from paddle import nn
 
 from ..config import Config
+from ..data.batches import one_ahead
 from ..system.interrupts import deferred_interrupt
 from ..system.processes import meet, share_weights, sum_gradients, sum_over_processes
 from ..system.run_files import BEST, LAST
@@ -109,7 +110,7 @@ class Trainer:
         """训练一轮,续训时是一轮剩下的部分;按了 Ctrl-C 就做完手上的一步,存检查点,抛出 ``KeyboardInterrupt``。"""
         p, config, task = self.progress, self.config, self.task
         self.model.train()
-        batches = task.batches(p.epoch, p.step, self.rank, self.world)
+        batches = one_ahead(task.batches(p.epoch, p.step, self.rank, self.world))
         before, last_save = dataclasses.replace(p), time.monotonic()
         started = asked = last_save
         while p.step < self.steps_per_epoch:

@@ -1,10 +1,13 @@
+import threading
+
 import numpy as np
 import pytest
 
 from paddle_vit.config import make_config
-from paddle_vit.data.batches import evaluation_batches, training_batches
+from paddle_vit.data.batches import evaluation_batches, one_ahead, training_batches
 from paddle_vit.data.parts import ArrayPart
 from paddle_vit.data.sources import load_data
+from paddle_vit.errors import UserError
 
 
 @pytest.mark.parametrize("n, batch, world", [(10, 4, 1), (10, 3, 2), (7, 64, 3), (5, 5, 1)])
@@ -68,3 +71,38 @@ def test_random_streams_differ():
     firsts = [_rng(0, *key).random() for key in (("order", 0), ("order", 1), ("augment", 0, 0), ("augment", 0, 1))]
     firsts += [_rng(0, "mix", 0, 0).random(), _rng(1, "order", 0).random()]
     assert len(set(firsts)) == len(firsts)
+
+
+def test_the_next_item_is_made_while_one_is_in_use():
+    made, threads = [threading.Event() for _ in range(4)], []
+
+    def items():
+        for number, event in enumerate(made):
+            threads.append(threading.current_thread() is threading.main_thread())
+            event.set()
+            yield number
+
+    for number in one_ahead(items()):
+        if number < 3:
+            assert made[number + 1].wait(60)  # 手上的还没有用完,下一个已经做好
+        assert number >= 2 or not made[number + 2].is_set()  # 只提前一个
+    assert number == 3 and threads == [True, False, False, False]
+
+
+def test_an_error_in_the_next_item_comes_after_this_one():
+    def items():
+        yield 1
+        raise UserError("坏图")
+
+    got = []
+    with pytest.raises(UserError, match="坏图"):
+        for item in one_ahead(items()):
+            got.append(item)
+    assert got == [1] and list(one_ahead(iter([]))) == []
+
+
+def test_stopping_early_leaves_no_thread():
+    before, items = threading.active_count(), one_ahead(iter(range(10)))
+    assert next(items) == 0
+    items.close()
+    assert threading.active_count() == before
