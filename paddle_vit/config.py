@@ -167,6 +167,9 @@ class Config:
     ema: float = _setting(
         0.0, "优化", "权重的指数滑动平均(EMA)系数,如 0.999;0 关闭;开启时评估用平均后的权重", ge=0, lt=1
     )
+    recompute: bool = _setting(
+        False, "优化", "编码器各层只留下输入,反向时再算一遍前向:内存少得多,时间约多三分之一,结果相同", "resume"
+    )
     seed: int = _setting(0, "优化", "随机种子;同一种子得到同一结果", ge=0, lt=2**31)
     # 运行
     device: Literal["auto", "cpu", "gpu"] = _setting("auto", "运行", "设备;auto 有 GPU 就用 GPU", "where resume")

@@ -19,6 +19,7 @@ from ..system.runtime import autocast_dtype, describe_runtime, pick_device, seed
 from ..tasks.classification import Classification, label_objective
 from ..tasks.task import Task
 from ..training.loop import fit
+from ..training.recomputing import recompute_encoders
 from ..weights import save_report
 from .beginning import begin, choose_normalization, first_weights, load_distillation
 from .command_line import parse_config
@@ -82,6 +83,8 @@ def train(config: Config, model: nn.Layer | None = None, task: TaskMaker | None 
         data = choose_normalization(load_data(config), config, beginning)
     seed_everything(config.seed)
     network = build_model(config, data.info) if model is None else model
+    if config.recompute:
+        recompute_encoders(network)
     report = first_weights(network, config, data.info, beginning)
     objective = load_distillation(config, data.info, beginning) or label_objective
     learned = Classification(data, config, objective) if task is None else task(data, config)
