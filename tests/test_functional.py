@@ -356,6 +356,32 @@ def test_a_broken_or_missing_numba_leaves_the_plain_formulas(tmp_path):
     np.testing.assert_allclose(float(outputs[0][0]), float(outputs[1][0]), rtol=1e-5)
 
 
+FREED = """
+import numpy as np, paddle
+from paddle_vit import EncoderLayer
+for tokens in (16, 64, 700):
+    layer = EncoderLayer(16, num_heads=4)
+    x = paddle.randn([2, tokens, 16])
+    x.stop_gradient = False
+    ours = layer(x)
+    ours.sum().backward()
+    gradient = x.grad.numpy()
+    x.clear_grad()
+    h = layer.mlp_norm(middle := x + layer.attn(layer.attn_norm(x), need_weights=True)[0])
+    plain = middle + layer.mlp.fc2(paddle.nn.functional.gelu(layer.mlp.fc1(h)))
+    plain.sum().backward()
+    np.testing.assert_allclose(ours.numpy(), plain.numpy(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(gradient, x.grad.numpy(), rtol=1e-4, atol=1e-4)
+"""
+
+
+@pytest.mark.parametrize("env", [{}, {"MALLOC_PERTURB_": "85"}])
+def test_no_memory_is_used_after_it_was_freed(env):
+    """没有调用过 setup_runtime:大块内存放掉就还给系统,再用会崩溃;MALLOC_PERTURB_ 让放掉的内存变成乱的数。"""
+    done = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True, env={**os.environ, **env})
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_parts_of_an_mlp_are_obeyed():
     """装了钩子、换了激活函数、用随机失活时,不能合在一起算。"""
     mlp, x = Mlp(6, 2.0), paddle.randn([2, 3, 6])

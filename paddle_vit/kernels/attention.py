@@ -75,19 +75,27 @@ def softmax_backward(y_, dy_, dx_, M, N):
     _softmax_backward(floats(y_, (M, N)), floats(dy_, (M, N)), floats(dx_, (M, N)))
 
 
+# 一个头的计算是单独的函数,中间结果是它的参数:在分配它们的函数里,numba 见数组的名字不再出现就放掉内存,
+# 而矩阵乘还在按地址读写
+
+
+@part
+def _head_forward(sgemm, q, z, D, d, weights, log_sums, scale):
+    N = weights.shape[0]
+    k, v, w = q + 4 * D, q + 8 * D, weights.ctypes.data
+    matmul(sgemm, N, N, d, scale, q, 3 * D, 0, k, 3 * D, 1, ZERO, w, N)
+    _softmax_rows(weights, log_sums)
+    matmul(sgemm, N, d, N, ONE, w, N, 0, v, 3 * D, 0, ZERO, z, D)
+
+
 @loop
 def _attention_forward(sgemm, qkv, z, log_sums, scale):
     B, N, _, h, d = qkv.shape
-    D = h * d
     for i in prange(B * h):
         b, head = i // h, i % h
-        q, out = qkv[b, 0, 0, head].ctypes.data, z[b, 0, head].ctypes.data
-        k, v = q + 4 * D, q + 8 * D
         weights = np.empty((N, N), np.float32)
-        w = weights.ctypes.data
-        matmul(sgemm, N, N, d, scale, q, 3 * D, 0, k, 3 * D, 1, ZERO, w, N)
-        _softmax_rows(weights, log_sums[b, head])
-        matmul(sgemm, N, d, N, ONE, w, N, 0, v, 3 * D, 0, ZERO, out, D)
+        q, out = qkv[b, 0, 0, head].ctypes.data, z[b, 0, head].ctypes.data
+        _head_forward(sgemm, q, out, h * d, d, weights, log_sums[b, head], scale)
 
 
 @kernel
@@ -101,28 +109,33 @@ def attention_forward(sgemm, qkv_, z_, log_sums_, B, N, h, d, scale):
     _attention_forward(sgemm, qkv, z, log_sums, np.float32(scale))
 
 
+@part
+def _head_backward(sgemm, q, z, dz, dq, D, weights, ds, log_sums, scale):
+    N, d = z.shape
+    k, v, dk, dv, out = q + 4 * D, q + 8 * D, dq + 4 * D, dq + 8 * D, dz.ctypes.data
+    w_, ds_ = weights.ctypes.data, ds.ctypes.data
+    matmul(sgemm, N, N, d, scale, q, 3 * D, 0, k, 3 * D, 1, ZERO, w_, N)
+    matmul(sgemm, N, N, d, ONE, out, D, 0, v, 3 * D, 1, ZERO, ds_, N)
+    for r in range(N):
+        total = ZERO
+        for c in range(d):
+            total += z[r, c] * dz[r, c]
+        for c in range(N):
+            weights[r, c] = exp(weights[r, c] - log_sums[r])
+            ds[r, c] = weights[r, c] * (ds[r, c] - total)
+    matmul(sgemm, N, d, N, ONE, w_, N, 1, out, D, 0, ZERO, dv, 3 * D)
+    matmul(sgemm, N, d, N, scale, ds_, N, 0, k, 3 * D, 0, ZERO, dq, 3 * D)
+    matmul(sgemm, N, d, N, scale, ds_, N, 1, q, 3 * D, 0, ZERO, dk, 3 * D)
+
+
 @loop
 def _attention_backward(sgemm, qkv, z, log_sums, dz, dqkv, scale):
     B, N, _, h, d = qkv.shape
-    D = h * d
     for i in prange(B * h):
         b, head = i // h, i % h
-        q, dq, out = qkv[b, 0, 0, head].ctypes.data, dqkv[b, 0, 0, head].ctypes.data, dz[b, 0, head].ctypes.data
-        k, v, dk, dv = q + 4 * D, q + 8 * D, dq + 4 * D, dq + 8 * D
         weights, ds = np.empty((N, N), np.float32), np.empty((N, N), np.float32)
-        w_, ds_ = weights.ctypes.data, ds.ctypes.data
-        matmul(sgemm, N, N, d, scale, q, 3 * D, 0, k, 3 * D, 1, ZERO, w_, N)
-        matmul(sgemm, N, N, d, ONE, out, D, 0, v, 3 * D, 1, ZERO, ds_, N)
-        for r in range(N):
-            total = ZERO
-            for c in range(d):
-                total += z[b, r, head, c] * dz[b, r, head, c]
-            for c in range(N):
-                weights[r, c] = exp(weights[r, c] - log_sums[b, head, r])
-                ds[r, c] = weights[r, c] * (ds[r, c] - total)
-        matmul(sgemm, N, d, N, ONE, w_, N, 1, out, D, 0, ZERO, dv, 3 * D)
-        matmul(sgemm, N, d, N, scale, ds_, N, 0, k, 3 * D, 0, ZERO, dq, 3 * D)
-        matmul(sgemm, N, d, N, scale, ds_, N, 1, q, 3 * D, 0, ZERO, dk, 3 * D)
+        q, dq = qkv[b, 0, 0, head].ctypes.data, dqkv[b, 0, 0, head].ctypes.data
+        _head_backward(sgemm, q, z[b, :, head], dz[b, :, head], dq, h * d, weights, ds, log_sums[b, head], scale)
 
 
 @kernel

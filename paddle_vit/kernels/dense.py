@@ -3,7 +3,7 @@
 import numpy as np
 from numba import prange
 
-from .base import HALF, ONE, PARTS, ZERO, add_parts, add_rows, exp, floats, kernel, loop, matmul, piece
+from .base import HALF, ONE, PARTS, ZERO, add_parts, add_rows, exp, floats, kernel, loop, matmul, part, piece
 
 __all__ = [
     "cut_patches",
@@ -141,13 +141,10 @@ def _times_slope(gradient, slope, total):
     add_parts(parts, total)
 
 
-@kernel
-def mlp_forward(sgemm, x_, weight1_, bias1_, hidden_, weight2_, bias2_, y_, M, D, H, D_out):
-    """y = gelu(hidden) @ weight2 + bias2,hidden = x @ weight1 + bias1;hidden 的地址为 0 时不留下它。"""
-    rows = min(M, CHUNK)
-    activated, spare = np.empty(rows * H, np.float32), np.empty(rows * H if hidden_ == 0 else 0, np.float32)
-    for r in range(0, M, rows):
-        n = min(rows, M - r)
+@part
+def _mlp_forward(sgemm, x_, weight1_, bias1_, hidden_, weight2_, bias2_, y_, M, D, H, D_out, activated, spare):
+    for r in range(0, M, CHUNK):
+        n = min(CHUNK, M - r)
         h_ = spare.ctypes.data if hidden_ == 0 else hidden_ + 4 * r * H
         linear_forward(sgemm, x_ + 4 * r * D, weight1_, bias1_, h_, n, D, H)
         _gelu(floats(h_, n * H), activated[: n * H])
@@ -155,21 +152,26 @@ def mlp_forward(sgemm, x_, weight1_, bias1_, hidden_, weight2_, bias2_, y_, M, D
 
 
 @kernel
-def mlp_backward(
-    sgemm, x_, weight1_, hidden_, weight2_, dy_, dx_, dweight1_, dbias1_, dweight2_, dbias2_, M, D, H, D_out
+def mlp_forward(sgemm, x_, weight1_, bias1_, hidden_, weight2_, bias2_, y_, M, D, H, D_out):
+    """y = gelu(hidden) @ weight2 + bias2,hidden = x @ weight1 + bias1;hidden 的地址为 0 时不留下它。"""
+    size = min(M, CHUNK) * H
+    activated, spare = np.empty(size, np.float32), np.empty(size if hidden_ == 0 else 0, np.float32)
+    _mlp_forward(sgemm, x_, weight1_, bias1_, hidden_, weight2_, bias2_, y_, M, D, H, D_out, activated, spare)
+
+
+@part
+def _mlp_backward(
+    sgemm, x_, weight1_, hidden_, weight2_, dy_, dx_, dweight1_, dbias1_, dweight2_, M, D, H, D_out, g, slope, sums
 ):
-    """gelu(hidden) 重新算一遍;地址为 0 的梯度不算。"""
-    rows = min(M, CHUNK)
-    activated, slope, sums = np.empty(rows * H, np.float32), np.empty(rows * H, np.float32), np.empty(H, np.float32)
-    for r in range(0, M, rows):
-        n, beta = min(rows, M - r), ONE if r else ZERO
-        g_, part_dy_ = activated.ctypes.data, dy_ + 4 * r * D_out
-        g, s = activated[: n * H], slope[: n * H]
-        _gelu_forward(floats(hidden_ + 4 * r * H, n * H), g, s)
+    g_ = g.ctypes.data  # 先是 gelu(hidden),后是 dhidden
+    for r in range(0, M, CHUNK):
+        n, beta, part_dy_ = min(CHUNK, M - r), ONE if r else ZERO, dy_ + 4 * r * D_out
+        s = slope[: n * H]
+        _gelu_forward(floats(hidden_ + 4 * r * H, n * H), g[: n * H], s)
         if dweight2_ != 0:
             matmul(sgemm, H, D_out, n, ONE, g_, H, 1, part_dy_, D_out, 0, beta, dweight2_, D_out)
         matmul(sgemm, n, H, D_out, ONE, part_dy_, D_out, 0, weight2_, D_out, 1, ZERO, g_, H)
-        _times_slope(g.reshape((n, H)), s.reshape((n, H)), sums)  # dhidden
+        _times_slope(g[: n * H].reshape((n, H)), s.reshape((n, H)), sums)
         if dweight1_ != 0:
             matmul(sgemm, D, H, n, ONE, x_ + 4 * r * D, D, 1, g_, H, 0, beta, dweight1_, H)
         if dbias1_ != 0:
@@ -178,6 +180,18 @@ def mlp_backward(
                 dbias1[j] = sums[j] + (dbias1[j] if r else ZERO)
         if dx_ != 0:
             matmul(sgemm, n, D, H, ONE, g_, H, 0, weight1_, H, 1, ZERO, dx_ + 4 * r * D, D)
+
+
+@kernel
+def mlp_backward(
+    sgemm, x_, weight1_, hidden_, weight2_, dy_, dx_, dweight1_, dbias1_, dweight2_, dbias2_, M, D, H, D_out
+):
+    """gelu(hidden) 重新算一遍;地址为 0 的梯度不算。"""
+    size = min(M, CHUNK) * H
+    g, slope, sums = np.empty(size, np.float32), np.empty(size, np.float32), np.empty(H, np.float32)
+    _mlp_backward(
+        sgemm, x_, weight1_, hidden_, weight2_, dy_, dx_, dweight1_, dbias1_, dweight2_, M, D, H, D_out, g, slope, sums
+    )
     if dbias2_ != 0:
         add_rows(floats(dy_, (M, D_out)), floats(dbias2_, D_out))
 
