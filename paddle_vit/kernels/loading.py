@@ -88,7 +88,7 @@ def why_no_kernels() -> str | None:
 
 
 def are_compiled() -> bool:
-    """这台机器上有没有编译过内核:没有的话,第一步要多花十几秒。"""
+    """这台机器上有没有编译过内核:没有的话,第一步要多花半分钟。"""
     kernels: dict[str, Callable] = vars(load_kernels())
     return any(_stored(next(iter(kernels.values()))))
 

@@ -128,4 +128,7 @@ def _prepare_kernels(threads, rank):
     if reason is not None:
         print(f"提示:训练会慢一些,{reason}。", flush=True)
     elif not are_compiled():
-        print("第一次在这台机器上训练:先为它的 CPU 编译循环,约十几秒,以后不再需要。", flush=True)
+        print(
+            "第一次在这台机器上训练:先为它的 CPU 编译循环,约半分钟(其间按 Ctrl-C 要等它编译完),以后不再需要。",
+            flush=True,
+        )

@@ -108,11 +108,13 @@ class Classification(Task):
         yield Picture("attention/rollout", figure)
 
     def next_steps(self, directory: Path, summary: dict, own_model: bool) -> list[str]:
-        chance, count = 1 / len(self.info.classes), len(self.data.test)
-        if summary["test_top1"] <= chance + 3 * math.sqrt(chance * (1 - chance) / count):
-            return [f"正确率和猜差不多。找原因:python scripts/doctor.py {directory}"]
-        predict = [] if own_model else [f"给图片分类:python scripts/predict.py {directory} 图片.png"]
-        return [*predict, *super().next_steps(directory, summary, own_model)]
+        chance, val, test = 1 / len(self.info.classes), len(self.data.val), len(self.data.test)
+        top1 = (summary["val_top1"] * val + summary["test_top1"] * test) / (val + test)  # 测试部分也许只有几张
+        steps = [] if own_model else [f"给图片分类:python scripts/predict.py {directory} 图片.png"]
+        steps += super().next_steps(directory, summary, own_model)
+        if top1 <= chance + 3 * math.sqrt(chance * (1 - chance) / (val + test)):
+            steps.append(f"正确率和猜差不多。找原因:python scripts/doctor.py {directory}")
+        return steps
 
     def examine(self):
         return examine(self.data)

@@ -4,10 +4,13 @@ import os
 import signal
 import subprocess
 import sys
+import types
 
 import pytest
 from support.running import PATIENCE, ROOT, TINY, finish, run_script, start, start_training
 
+from paddle_vit.config import make_config
+from paddle_vit.tasks.classification import Classification
 from paddle_vit.weights.checkpoint import read_state
 
 ENVIRON = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
@@ -79,6 +82,7 @@ def test_the_recipe_and_the_next_steps_are_told(tmp_path):
         "train", *small, "--lr", "1e-6", "--min-lr", "0", "--output", tmp_path / "b", check=0
     ).stdout.splitlines()
     assert any(line.startswith("配方 digits") and "--recipe none" in line for line in lines)
+    assert lines[-3].startswith("给图片分类")
     assert lines[-1] == f"正确率和猜差不多。找原因:python scripts/doctor.py {tmp_path / 'b'}"
 
 
@@ -87,3 +91,14 @@ def test_the_latest_run_needs_no_name(tmp_path):
         run_script("train", *TINY, "--epochs", "1", "--output", tmp_path / "runs" / name, check=0)
     said = run_script("evaluate", tmp_path / "runs" / "latest", check=0).stdout
     assert said.startswith(str(tmp_path / "runs" / "a"))
+
+
+def test_a_few_test_images_do_not_make_it_a_guess(tmp_path):
+    """三类、12 张测试图对 8 张,单看像是猜的;连同 45 张验证图就不是。"""
+    info = types.SimpleNamespace(classes=("猫", "船", "飞机"))
+    data = types.SimpleNamespace(info=info, val=range(45), test=range(12))
+    task = Classification(data, make_config({}))
+    lasts = [
+        task.next_steps(tmp_path, {"val_top1": a / 45, "test_top1": b / 12}, False)[-1] for a, b in ((25, 8), (17, 5))
+    ]
+    assert ["猜" in last for last in lasts] == [False, True]
