@@ -126,7 +126,7 @@ class PatchConv(nn.Conv2D):
 class PatchEmbedding(nn.Layer):
     """图块嵌入(Patch Embedding):把图像切成 P x P 的图块,每块线性映射成一个 token。
 
-    卷积核和步长都等于 P 的卷积正好做这件事。来源:ViT 论文 3.1 节;课程第 1 课。
+    卷积核和步长都等于 P 的卷积正好做这件事:[B, C, H, W] -> [B, H/P * W/P, D]。来源:ViT 论文 3.1 节;课程第 1 课。
 
     Args:
         image_size (int | (int, int)): 图像边长或 (高, 宽),像素;``forward`` 收到别的尺寸会报错。
@@ -346,9 +346,9 @@ class DropPath(nn.Layer):
 
 
 class EncoderLayer(nn.Layer):
-    """编码器层(Encoder Layer),先归一化(pre-norm),两条残差:
+    """编码器层(Encoder Layer),先归一化(pre-norm),两条残差。来源:ViT 论文式 (2)(3);课程第 3 课。
 
-    ``x = x + attn(attn_norm(x))``,``x = x + mlp(mlp_norm(x))``。来源:ViT 论文式 (2)(3);课程第 3 课。
+    ``x = x + attn(attn_norm(x))``,``x = x + mlp(mlp_norm(x))``:[B, N, D] -> [B, N, D]。
 
     Args:
         embed_dim (int): 嵌入维度 D。
