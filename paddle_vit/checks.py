@@ -15,21 +15,27 @@ from .errors import UserError
 
 __all__ = [
     "as_pair",
+    "check_count",
     "check_drop_path",
     "check_features",
+    "check_flag",
     "check_heads",
     "check_images",
+    "check_layer_norm",
     "check_normalization",
+    "check_number",
     "check_positive",
     "check_probability",
     "check_tokens",
     "check_type",
     "check_vit",
+    "hidden_width",
     "is_plain",
     "patch_grid",
     "settings_of",
 ]
 
+_NOT_TENSORS = (np.ndarray, np.generic, Image.Image)
 _FLOATS = (paddle.float32, paddle.float16, paddle.bfloat16)
 
 
@@ -39,10 +45,12 @@ def _is_positive(value):
 
 def check_heads(embed_dim: int, num_heads: int) -> None:
     """头数整除嵌入维度,否则抛出 ``UserError``。"""
-    if num_heads < 1 or embed_dim < 1 or embed_dim % num_heads:
+    check_positive(embed_dim, "embed_dim")
+    check_positive(num_heads, "num_heads")
+    if embed_dim % num_heads:
         raise UserError(
             f"embed_dim={embed_dim} 不能被 num_heads={num_heads} 整除:"
-            "每个头分到 embed_dim / num_heads 维,两者都要是正整数,请改其中一个。"
+            "每个头分到 embed_dim / num_heads 维,请改其中一个。"
         )
 
 
@@ -50,6 +58,41 @@ def check_positive(value: Any, name: str) -> None:
     """不是正整数时抛出 ``UserError``。"""
     if not _is_positive(value):
         raise UserError(f"{name}={value!r} 不合法:应为正整数,请改 {name}。")
+
+
+def check_count(value: Any, name: str) -> None:
+    """不是 0 或正整数时抛出 ``UserError``。"""
+    if not _is_positive(value) and (value != 0 or isinstance(value, (bool, float))):
+        raise UserError(f"{name}={value!r} 不合法:应为不小于 0 的整数,请改 {name}。")
+
+
+def check_number(value: Any, name: str) -> None:
+    """不是正数时抛出 ``UserError``。"""
+    if not isinstance(value, (int, float, np.number)) or isinstance(value, bool) or not 0 < value < math.inf:
+        raise UserError(f"{name}={value!r} 不合法:应为大于 0 的数,请改 {name}。")
+
+
+def check_flag(value: Any, name: str) -> None:
+    """不是 ``True`` 或 ``False`` 时抛出 ``UserError``。"""
+    if value is not True and value is not False:
+        raise UserError(f"{name} 是 {type(value).__name__},应为 True 或 False:请检查参数的次序(这一层没有 mask)。")
+
+
+def hidden_width(embed_dim: int, mlp_ratio: float) -> int:
+    """多层感知机隐藏层的宽度 int(embed_dim * mlp_ratio);参数不合法时抛出 ``UserError``。"""
+    check_positive(embed_dim, "embed_dim")
+    check_number(mlp_ratio, "mlp_ratio")
+    width = int(embed_dim * mlp_ratio)
+    if width < 1:
+        raise UserError(f"mlp_ratio={mlp_ratio} 太小:embed_dim={embed_dim} 时隐藏层宽度不足 1,请调大 mlp_ratio。")
+    return width
+
+
+def check_layer_norm(embed_dim: int, epsilon: float) -> None:
+    """``LayerNorm`` 的参数不合法时抛出 ``UserError``。"""
+    check_positive(embed_dim, "embed_dim")
+    if not isinstance(epsilon, (int, float, np.number)) or not 0 < epsilon <= 1e-3:
+        raise UserError(f"epsilon={epsilon!r} 不合法:应大于 0,不超过 0.001(Paddle 的 layer_norm 只接受这么大)。")
 
 
 def as_pair(value: int | tuple[int, int], name: str) -> tuple[int, int]:
@@ -83,7 +126,7 @@ def check_drop_path(value: float) -> None:
 
 def check_type(x: Any, weight: paddle.Tensor, what: str) -> None:
     """不是 Tensor,或数值类型与权重不能一起算时抛出 ``UserError``;混合精度里两者可以不同。"""
-    if isinstance(x, (np.ndarray, list, Image.Image)):
+    if isinstance(x, _NOT_TENSORS) or not hasattr(x, "dtype"):
         raise UserError(f"{what}是 {type(x).__name__},应为 Tensor:请先用 paddle.to_tensor(…, 'float32')。")
     if x.dtype != weight.dtype and x.dtype not in _FLOATS:
         given, wanted = (str(kind).split(".")[-1] for kind in (x.dtype, weight.dtype))
@@ -134,6 +177,8 @@ def check_normalization(mean: Sequence[float] | None, std: Sequence[float] | Non
             raise UserError(f"{name}={given} 不合法:图像有 {channels} 个通道,mean 和 std 都要每个通道一个数,请改正。")
         if not all(math.isfinite(value) for value in values) or (name == "std" and min(values) <= 0):
             raise UserError(f"{name}={list(values)} 不合法:均值应是数,标准差应大于 0,请改正。")
+        if max(map(abs, values)) > 2:
+            raise UserError(f"{name}={list(values)} 太大:像素是按 0–1 算的,按 0–255 得到的请除以 255。")
 
 
 def settings_of(arguments: dict) -> dict:
@@ -153,13 +198,10 @@ def check_vit(settings: dict) -> None:
             raise UserError(f"{name}={settings[name]!r} 不合法:只能是 {'、'.join(known)} 之一。")
     check_drop_path(settings["drop_path"])
     pool, class_token, registers = (settings[name] for name in ("pool", "class_token", "register_tokens"))
-    if settings["depth"] < 1:
-        raise UserError(f"depth={settings['depth']} 不合法:编码器至少要有 1 层。")
-    if settings["num_classes"] < 0:
-        raise UserError(f"num_classes={settings['num_classes']} 不合法:应为正整数,或用 0 表示不要分类头。")
+    check_positive(settings["depth"], "depth")
+    check_count(settings["num_classes"], "num_classes")
     if pool == "cls" and class_token is not None and not class_token:
         raise UserError("pool='cls' 要取 class token,而 class_token=False:请用 pool='avg',或去掉 class_token。")
     if settings["distillation_token"] and pool != "cls":
         raise UserError(f"distillation_token=True 要与 class token 一起用,而 pool={pool!r}:请改用 pool='cls'。")
-    if not isinstance(registers, int) or registers < 0:
-        raise UserError(f"register_tokens={registers!r} 不合法:应为不小于 0 的整数。")
+    check_count(registers, "register_tokens")

@@ -16,15 +16,17 @@ from .checks import (
     as_pair,
     check_drop_path,
     check_features,
+    check_flag,
     check_heads,
     check_images,
+    check_layer_norm,
     check_positive,
     check_probability,
     check_tokens,
+    hidden_width,
     is_plain,
     patch_grid,
 )
-from .errors import UserError
 
 __all__ = ["GELU", "Attention", "AverageTokens", "DropPath", "EncoderLayer", "Identity", "LayerNorm", "LayerScale"]
 __all__ += ["Linear", "Mlp", "NormalizedAttention", "PatchConv", "PatchEmbedding"]
@@ -58,8 +60,7 @@ class LayerNorm(nn.LayerNorm):
     bias: Tensor
 
     def __init__(self, embed_dim: int, epsilon: float = 1e-5):
-        if not 0 < epsilon <= 1e-3:
-            raise UserError(f"epsilon={epsilon} 不合法:应大于 0,不超过 0.001(Paddle 的 layer_norm 只接受这么大)。")
+        check_layer_norm(embed_dim, epsilon)
         super().__init__(embed_dim, epsilon)
 
     @property
@@ -98,9 +99,7 @@ class Mlp(nn.Layer):
 
     def __init__(self, embed_dim: int, mlp_ratio: float = 4.0, dropout: float = 0.0):
         super().__init__()
-        hidden_dim = int(embed_dim * mlp_ratio)
-        if hidden_dim < 1:
-            raise UserError(f"mlp_ratio={mlp_ratio} 太小:embed_dim={embed_dim} 时隐藏层宽度不足 1,请调大 mlp_ratio。")
+        hidden_dim = hidden_width(embed_dim, mlp_ratio)
         check_probability(dropout, "dropout")
         self.fc1 = Linear(embed_dim, hidden_dim)
         self.act = GELU()
@@ -228,6 +227,7 @@ class Attention(nn.Layer):
             tuple: ``(z, attn_weights)``,形状 [B, N, D] 和 [B, h, N, N];``need_weights=False`` 时第二项为 ``None``。
             attn_weights 是 softmax 之后、随机失活之前的权重,每行之和为 1。
         """
+        check_flag(need_weights, "need_weights")
         if need_weights or not self._is_plain():
             q, k, v = self.split_heads(x)  # 各 [B, h, N, d]
             return self.attend(q, k, v, need_weights)

@@ -4,6 +4,7 @@ import ctrl_c  # noqa: F401
 
 from paddle_vit.study.curves import draw_curves, parse_groups
 from paddle_vit.system.cli import ArgumentParser, run_main
+from paddle_vit.system.pictures import advise_on_font
 
 
 def main():
@@ -16,6 +17,7 @@ def main():
     )
     parser.add_argument("--output", metavar="FILE", default="runs/curves.png", help="图的文件(默认 runs/curves.png)")
     args = parser.parse_args()
+    advise_on_font()
     draw_curves(parse_groups(args.groups), args.output)
 
 

@@ -2,14 +2,16 @@
 
 import sys
 import time
+from pathlib import Path
 
 import ctrl_c  # noqa: F401
 
 from paddle_vit.deploy.engines import add_engine_arguments, prediction_model
 from paddle_vit.runs.loading import load_run, load_run_data
 from paddle_vit.system.cli import ArgumentParser, run_main
+from paddle_vit.system.pictures import advise_on_font, draw, save_pixels
 from paddle_vit.system.runtime import setup_runtime
-from paddle_vit.tasks.evaluation import evaluate
+from paddle_vit.tasks.classification import Classification
 
 
 def main():
@@ -17,18 +19,22 @@ def main():
     parser.add_argument("run", metavar="RUN", help="运行目录,如 runs/digits-1126-093000")
     parser.add_argument("--part", choices=("train", "val", "test"), default="test", help="在哪一部分上评估(默认 test)")
     parser.add_argument("--data-dir", help="数据所在的目录;不给时用训练时的")
+    parser.add_argument(
+        "--pictures", metavar="DIR", help="把混淆矩阵和错得最离谱的图像画到这个目录;给运行目录就是重画训练时的"
+    )
     parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto", help="设备(默认 auto)")
     add_engine_arguments(parser)
     args = parser.parse_args()
 
     settings = setup_runtime(args.device)
     loaded = load_run(args.run)
-    part = getattr(load_run_data(loaded, args.data_dir), args.part)
+    task = Classification(load_run_data(loaded, args.data_dir), loaded.config)
+    part = getattr(task.data, args.part)
     model, engine, note = prediction_model(loaded.model, settings, len(part), args.engine, args.precision)
     if note:
         print(note, file=sys.stderr)
     started = time.perf_counter()
-    result = evaluate(model, part, loaded.info, loaded.config.batch_size)
+    result = task.evaluate(model, args.part)
     speed = len(part) / (time.perf_counter() - started)
 
     classes = loaded.info.classes
@@ -40,6 +46,10 @@ def main():
     for name, row, right in zip(classes, confusion, confusion.diagonal()):
         total = row.sum()
         print(f"  {name}\t{right}/{total}" + (f"\t{right / total:.2%}" if total else ""))
+    if args.pictures is not None:
+        advise_on_font()
+        for _, figure, name in task.result_pictures(result, args.part):
+            print(save_pixels(draw(figure), Path(args.pictures) / name))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ import sys
 
 import ctrl_c  # noqa: F401
 
-from paddle_vit.data.images import expand_paths
+from paddle_vit.data.images import expand_paths, looks_light
+from paddle_vit.data.info import DARK_BACKGROUND
 from paddle_vit.deploy.engines import add_engine_arguments
 from paddle_vit.deploy.predictor import Predictor
 from paddle_vit.system.cli import ArgumentParser, run_main
@@ -30,6 +31,8 @@ def main():
     predictor = Predictor(args.model, args.engine, args.precision, settings["threads"], len(paths))
     if predictor.note:
         print(predictor.note, file=sys.stderr)
+    if predictor.info.name in DARK_BACKGROUND and not args.invert and all(map(looks_light, paths[:20])):
+        print("提示:图片像是白底黑字,训练数据是黑底白字:请加 --invert。", file=sys.stderr)
     for path, prediction in zip(paths, predictor.each(paths, args.top, args.invert)):
         print(f"{path}\t{prediction}")
 

@@ -8,6 +8,7 @@ from paddle_vit.runs.loading import load_run
 from paddle_vit.study.attention_pictures import data_to_look_at, draw_attention, pictures_to_show
 from paddle_vit.study.attention_share import measure_figure_share
 from paddle_vit.system.cli import ArgumentParser, pair_of_numbers, run_main
+from paddle_vit.system.pictures import advise_on_font
 from paddle_vit.system.runtime import setup_runtime
 from paddle_vit.system.tables import terminal
 
@@ -40,6 +41,7 @@ def main():
         print("\n\n".join(map(terminal, tables)))
         return
     pictures = pictures_to_show(loaded, args.images, args.sample, args.invert, args.data_dir)
+    advise_on_font()
     directory = args.output or Path(args.run) / "attention"
     for path in draw_attention(loaded, pictures, directory, args.query, args.layer):
         print(path, flush=True)

@@ -16,7 +16,8 @@ from paddle_vit import (
     UserError,
     ViT,
 )
-from paddle_vit.checks import check_type
+from paddle_vit.checks import check_normalization, check_type
+from paddle_vit.layers import LayerNorm
 
 SIZES = dict(image_size=8, patch_size=2, in_channels=3)
 MODELS = {
@@ -104,3 +105,51 @@ def test_what_can_be_calculated_is_allowed():
     program = paddle.jit.to_static(model)
     images = paddle.rand([2, 3, 8, 8])
     np.testing.assert_allclose(program(images).numpy(), model(images).numpy(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("x", [None, 3, "图.png", [1.0], (paddle.ones([1]),)])
+def test_what_is_no_tensor(x):
+    for make in {**MODELS, **LAYERS, "Mlp": lambda: Mlp(8)}.values():
+        one_line(lambda make=make: make()(x), type(x).__name__, "paddle.to_tensor")
+
+
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (lambda: Mlp(96.0), "embed_dim=96.0"),
+        (lambda: Mlp(-1), "embed_dim=-1"),
+        (lambda: Mlp("96"), "embed_dim='96'"),
+        (lambda: Mlp(8, "4"), "mlp_ratio='4'"),
+        (lambda: Mlp(8, None), "mlp_ratio=None"),
+        (lambda: Mlp(8, float("nan")), "mlp_ratio=nan"),
+        (lambda: Attention(8.0, 2), "embed_dim=8.0"),
+        (lambda: Attention(8, "2"), "num_heads='2'"),
+        (lambda: Attention(8, None), "num_heads=None"),
+        (lambda: EncoderLayer("8", 2), "embed_dim='8'"),
+        (lambda: PatchEmbedding(8, 2, "3", 8), "in_channels='3'"),
+        (lambda: ViT(**SIZES, embed_dim=8, depth="3", num_heads=2), "depth='3'"),
+        (lambda: ViT(**SIZES, embed_dim=8, depth=1.5, num_heads=2), "depth=1.5"),
+        (lambda: ViT(**SIZES, embed_dim=8, depth=1, num_heads=2, num_classes="10"), "num_classes='10'"),
+        (lambda: ViT(**SIZES, embed_dim=8, depth=1, num_heads=2, num_classes=2.5), "num_classes=2.5"),
+        (lambda: ViT(**SIZES, embed_dim=8, depth=1, num_heads=2, register_tokens=None), "register_tokens=None"),
+        (lambda: ViT(**SIZES, embed_dim=8, depth=1, num_heads=2, epsilon="1e-5"), "epsilon='1e-5'"),
+        (lambda: LayerNorm(8, None), "epsilon=None"),
+        (lambda: SwinTransformer(**SIZES, embed_dim=8, depths=("2",), num_heads=(2,)), "depths"),
+        (lambda: SwinTransformer(**SIZES, embed_dim=8, depths=2, num_heads=(2,)), "depths=2"),
+        (lambda: SwinTransformer(**SIZES, embed_dim=8, depths=(1,), num_heads=2), "num_heads=2"),
+    ],
+)
+def test_settings_of_the_wrong_kind(make, words):
+    one_line(make, words, "应")
+
+
+def test_a_mask_where_there_is_none():
+    tokens, mask = paddle.rand([2, 4, 8]), paddle.ones([4, 4])
+    one_line(lambda: Attention(8, 2)(tokens, mask), "need_weights", "Tensor", "mask")
+    one_line(lambda: Attention(8, 2)(tokens, None), "need_weights", "NoneType")
+
+
+@pytest.mark.parametrize("mean, std", [((127,) * 3, (0.5,) * 3), ((0.5,) * 3, (58.4, 57.1, 57.4)), ((-127.5,) * 3, (1,) * 3)])
+def test_a_normalization_of_pixels_up_to_255(mean, std):
+    one_line(lambda: check_normalization(mean, std, 3), "255")
+    check_normalization([0.0] * 3, [1.0] * 3, 3)

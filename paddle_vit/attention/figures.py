@@ -153,8 +153,8 @@ def maps_figure(
     figure, words = figure_and_words(1.5 * columns + 2, 1.4 * B * images.shape[1] / images.shape[2] + 0.9)
     style = words.style
     cells = side_by_side(images, *maps.values())  # [B * columns, H', W', 3]
-    names = ["图像", *maps] if words.font else ["image", *(f"map {i + 1}" for i in range(len(maps)))]
-    captions = [words.writable(text, str(i)) for i, text in enumerate(captions)]
+    names = [words("图像", "image"), *(words.writable(name, f"map {i + 1}") for i, name in enumerate(maps))]
+    captions = [words.writable(text, f"image {i + 1}") for i, text in enumerate(captions)]
     axes = figure.subplots()
     height, width = _mosaic(axes, cells, columns, captions, names, style)
     for i, layer in enumerate(maps.values(), 1):

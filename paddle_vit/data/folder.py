@@ -50,7 +50,8 @@ def load_folder(config, size):
 
 def _where_it_may_be(root):
     """给错了一层的目录:说出像是对的那一个,或怎样摆。"""
-    for other in (root.resolve().parent, *sorted(path for path in root.iterdir() if path.is_dir())):
+    around = *root.resolve().parents[:2], *sorted(path for path in root.iterdir() if path.is_dir())
+    for other in around:  # 给了 DIR/train 或 DIR/train/猫,或上一层
         if (other / "train").is_dir():
             return f"--data-dir 是不是 {other}?"
     if any(find_images(path) for path in root.iterdir() if path.is_dir() and path.name[0] != "."):

@@ -25,6 +25,7 @@ __all__ = [
     "convert_image",
     "expand_paths",
     "find_images",
+    "looks_light",
     "read_image",
     "to_input",
 ]
@@ -71,6 +72,11 @@ def read_image(path: str | Path, channels: int) -> Image.Image:
         except (OSError, SyntaxError, ValueError, struct.error, EOFError):
             raise UserError(f"{path} 不是图片,或文件不完整:请替换或删除它,然后重新运行。") from None
         return convert_image(image, channels)
+
+
+def looks_light(path: str | Path) -> bool:
+    """一张图片是不是大半是亮的,如白底黑字;读不出来的错误同 ``read_image``。"""
+    return float(np.median(np.asarray(read_image(path, 1)))) > 160  # 中位数是底色,图形只占小半
 
 
 def convert_image(image: Image.Image, channels: int) -> Image.Image:

@@ -10,7 +10,10 @@ from typing import Any
 from ..errors import UserError
 from ..system.files import atomic_write, matches, read_json
 
-__all__ = ["DataInfo", "check_same_data", "load_info", "parse_info", "save_info", "shorten"]
+__all__ = ["DARK_BACKGROUND", "DataInfo", "check_same_data", "load_info", "parse_info", "save_info", "shorten"]
+
+
+DARK_BACKGROUND = ("digits", "mnist", "fashion-mnist")  # 图形比背景亮的数据集
 
 
 @dataclasses.dataclass(frozen=True)

@@ -139,6 +139,8 @@ def _local_files(config, names):
     if missing:
         around = [*Path(config.data_dir).glob(f"*/{names[0]}"), *Path(config.data_dir).parent.glob(names[0])]
         hint = f"它们像是在 {around[0].parent},请改 --data-dir。" if around else f"请放入 {config.dataset} 的原始文件。"
+        if (Path(config.data_dir) / "train").is_dir():
+            hint = "里面是自己的图片的话,请用 --dataset folder。"
         raise UserError(f"--data-dir {config.data_dir} 里缺少 {'、'.join(missing)}:{hint}")
     return [str(path) for path in paths]
 

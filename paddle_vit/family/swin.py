@@ -26,7 +26,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
-from ..checks import as_pair, check_drop_path, check_positive, check_probability, settings_of
+from ..checks import as_pair, check_count, check_drop_path, check_positive, check_probability, settings_of
 from ..errors import UserError
 from ..layers import Attention, AverageTokens, EncoderLayer, Identity, LayerNorm, Linear, PatchEmbedding
 from .windows import pad_map, relative_position_index, round_up, shifted_window_mask, window_partition, window_reverse
@@ -286,8 +286,7 @@ class SwinTransformer(nn.Layer):
         super().__init__()
         self.settings = settings_of(locals())
         _check_stages(embed_dim, depths, num_heads)
-        if num_classes < 0:
-            raise UserError(f"num_classes={num_classes} 不合法:应为正整数,或用 0 表示不要分类头。")
+        check_count(num_classes, "num_classes")
         check_drop_path(drop_path)
         check_probability(dropout, "dropout")
         self.patch_embed = PatchEmbedding(image_size, patch_size, in_channels, embed_dim)

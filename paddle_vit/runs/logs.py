@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 from paddle.utils import unique_name
-from PIL import Image
 
 from ..config import result_settings
 from ..errors import UserError
@@ -21,7 +20,7 @@ from ..family.models import count_parameters
 from ..family.static_graph import write_model
 from ..family.static_program import ENGINE_ERRORS
 from ..system.files import atomic_write, matches, parse_json
-from ..system.pictures import draw, image_grid
+from ..system.pictures import draw, save_pixels
 from ..system.run_files import GRAPH, METRICS
 from ..tasks.task import Picture, Result
 from ..training.optimizer import learning_rate
@@ -167,10 +166,10 @@ class RunLog:
     def pictures(self, pictures: Iterable[Picture], epoch: int) -> None:
         """写几张图(``tasks.task.Picture``);有文件名的也存进运行目录。"""
         for tag, image, file in pictures:
-            pixels = image_grid(image) if isinstance(image, np.ndarray) else draw(image)
+            pixels = draw(image)
             self._writer.add_image(tag, pixels, epoch)
             if file is not None:
-                self._save(pixels, self.directory / file)
+                save_pixels(pixels, self.directory / file)
 
     def histograms(self, named_arrays: Iterable[tuple[str, np.ndarray]], epoch: int) -> None:
         """写一组权重的直方图;named_arrays 是 (名字, 数组) 的序列。"""
@@ -202,13 +201,6 @@ class RunLog:
         """往 VisualDL 写一组标量,标签里 ``/`` 之前的部分是图表的分组。"""
         for tag, value in values.items():
             self._writer.add_scalar(tag, value, step)
-
-    def _save(self, pixels, path):
-        try:
-            Image.fromarray(pixels).save(path)
-        except OSError as error:
-            path.unlink(missing_ok=True)
-            raise OSError(error.errno, error.strerror, str(path)) from None
 
     def _graph(self, model):
         """写模型的结构,显示在 VisualDL 的“网络结构 - 动态”页,各层是可以展开的框。

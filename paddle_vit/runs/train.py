@@ -10,10 +10,12 @@ from ..config import Config
 from ..data.parts import Data
 from ..data.sources import load_data
 from ..errors import UserError
+from ..kernels.compiling import compile_for_training
 from ..kernels.loading import are_compiled, use_threads, why_no_kernels
 from ..system.cli import run_main
 from ..system.companions import choose_processes, companions
-from ..system.processes import one_after_another
+from ..system.pictures import advise_on_font
+from ..system.processes import one_after_another, usable_cores
 from ..system.run_files import INIT
 from ..system.runtime import autocast_dtype, describe_runtime, pick_device, seed_everything, setup_runtime
 from ..tasks.classification import Classification, label_objective
@@ -78,6 +80,7 @@ def train(config: Config, model: nn.Layer | None = None, task: TaskMaker | None 
     if runtime["device"] == "cpu":
         _prepare_kernels(runtime["threads"], rank)
     if rank == 0:
+        advise_on_font()
         print(f"{describe_runtime(runtime)}\n{_recipe_line(config)}读取数据 {config.dataset} …", flush=True)
     with one_after_another(rank, world):
         data = choose_normalization(load_data(config), config, beginning)
@@ -128,7 +131,5 @@ def _prepare_kernels(threads, rank):
     if reason is not None:
         print(f"提示:训练会慢一些,{reason}。", flush=True)
     elif not are_compiled():
-        print(
-            "第一次在这台机器上训练:先为它的 CPU 编译循环,约半分钟(其间按 Ctrl-C 要等它编译完),以后不再需要。",
-            flush=True,
-        )
+        print("第一次在这台机器上训练:先为它的 CPU 编译循环,约 15 秒,以后不再需要。", flush=True)
+        compile_for_training(usable_cores())

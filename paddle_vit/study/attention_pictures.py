@@ -1,7 +1,6 @@
 """把一个运行的注意力画成 PNG。"""
 
 import dataclasses
-import io
 import re
 from pathlib import Path
 
@@ -18,14 +17,13 @@ from ..data.images import expand_paths, read_image
 from ..data.parts import varied_images
 from ..errors import UserError
 from ..runs.loading import load_run_data
-from ..system.files import atomic_write
+from ..system.pictures import Words, draw, save_pixels
 
-__all__ = ["DARK_BACKGROUND", "Pictures", "data_to_look_at", "draw_attention", "pictures_to_show"]
+__all__ = ["Pictures", "data_to_look_at", "draw_attention", "pictures_to_show"]
 
 
 MAX_IMAGES = 16  # 一次最多画几张图像
 SAMPLE = 4  # 不给图片时用验证部分的几张
-DARK_BACKGROUND = ("digits", "mnist", "fashion-mnist")  # 图形比背景亮的数据集
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +33,7 @@ class Pictures:
     Attributes:
         names (list[str]): 名字,用在文件名里。
         images (ndarray): uint8,[B, H, W, C],已是模型要的大小。
-        labels (list[str] | None): 真实类别;自己的图片没有。
+        labels (ndarray | None): 真实类别的下标;自己的图片没有。
     """
 
     names: list
@@ -83,7 +81,7 @@ def pictures_to_show(loaded, patterns, sample, invert=False, data_dir=None):
         return Pictures([path.stem for path in paths], images)
     part = data_to_look_at(loaded, data_dir).val
     indices, images = varied_images(part, count)  # [B], [B, H, W, C]
-    return Pictures([f"val{i}" for i in indices], images, [info.classes[k] for k in part.labels[indices]])
+    return Pictures([f"val{i}" for i in indices], images, part.labels[indices])
 
 
 def draw_attention(loaded, pictures, directory, query=None, layer=None):
@@ -109,11 +107,12 @@ def draw_attention(loaded, pictures, directory, query=None, layer=None):
     if not 1 <= layer <= depth:
         raise UserError(f"--layer {layer} 不合法:模型有 {depth} 层,应在 1 到 {depth} 之间。")
     inputs = normalize(pictures.images, info.mean, info.std)  # [B, C, H, W]
-    names = {"rollout": [], "梯度加权": [], f"第 {layer} 层": []}
+    words = Words()
+    names = {"rollout": [], words("梯度加权", "gradient"): [], words(f"第 {layer} 层", f"layer {layer}"): []}
     distances, written = [], []
 
     def save(figure, name):
-        written.append(_save(figure, Path(directory) / name))
+        written.append(save_pixels(draw(figure), Path(directory) / name))
         return written[-1]
 
     for i, name in enumerate(pictures.names):  # 一张一张来:权重是 [L, 1, h, N, N],图块多时很大
@@ -126,7 +125,7 @@ def draw_attention(loaded, pictures, directory, query=None, layer=None):
         yield save(figure, f"heads_{i + 1}_{name}.png")
     maps = {name: np.concatenate(arrays) for name, arrays in names.items()}
     title = "模型看图像的哪里" + ("" if query is None else f"(图块 {query[0]},{query[1]})")
-    figure = maps_figure(pictures.images, maps, _captions(loaded, pictures, inputs), title)
+    figure = maps_figure(pictures.images, maps, _captions(loaded, pictures, inputs, words), title)
     yield save(figure, "maps.png")
     yield save(distance_figure(np.mean(distances, axis=0)), "distance.png")
     yield save(filters_figure(model), "filters.png")
@@ -137,17 +136,13 @@ def draw_attention(loaded, pictures, directory, query=None, layer=None):
             path.unlink()
 
 
-def _captions(loaded, pictures, inputs):
+def _captions(loaded, pictures, inputs, words):
     """每张图像的名字、真实类别(知道的话)、预测的类别和概率。"""
     with paddle.no_grad():
         probabilities = F.softmax(loaded.model(paddle.to_tensor(inputs))).numpy()  # [B, K]
-    predicted = [f"{loaded.info.classes[row.argmax()]} {row.max():.0%}" for row in probabilities]
-    truth = pictures.labels or pictures.names
-    return [f"{name} → {guess}" for name, guess in zip(truth, predicted)]
-
-
-def _save(figure, path):
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    atomic_write(path, buffer.getvalue())
-    return path
+    classes = words.names(loaded.info.classes)
+    if pictures.labels is None:
+        truth = [words.writable(name, f"image {i + 1}") for i, name in enumerate(pictures.names)]
+    else:
+        truth = [classes[label] for label in pictures.labels]
+    return [f"{name} → {classes[row.argmax()]} {row.max():.0%}" for name, row in zip(truth, probabilities)]

@@ -7,11 +7,11 @@ import numpy as np
 from ..attention.maps import gradient_rollout, rollout, token_map
 from ..attention.recording import attention_weights
 from ..data.batches import evaluation_batches
+from ..data.info import DARK_BACKGROUND
 from ..data.parts import ArrayPart
 from ..errors import UserError
 from ..runs.loading import LoadedRun, build_model
 from ..system.runtime import seed_everything
-from .attention_pictures import DARK_BACKGROUND
 
 __all__ = ["figure_mask", "figure_ratio", "measure_figure_share"]
 

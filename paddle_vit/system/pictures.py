@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
+
+from .files import atomic_write
 
 if TYPE_CHECKING:  # 只给编辑器看:导入它要半秒以上
     from matplotlib.figure import Figure
 
 __all__ = [
     "Words",
+    "advise_on_font",
     "confusion_figure",
     "draw",
     "figure_and_words",
     "image_grid",
     "mistakes_figure",
+    "save_pixels",
     "to_array",
     "to_pillow",
     "use_chinese_font",
@@ -91,6 +98,17 @@ def use_chinese_font() -> str | None:
     return font
 
 
+def advise_on_font() -> None:
+    """没有中文字体时说一声;会画图的脚本在画之前调用。"""
+    if _chinese_font() is None:
+        print(
+            "提示:没有中文字体,图里的说明是英文,中文的类别名写成 #序号。"
+            "Debian、Ubuntu 上运行 sudo apt-get install fonts-noto-cjk,再画就有了。",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
 class Words:
     """图里的文字:有中文字体时写中文,没有时写英文。
 
@@ -100,8 +118,8 @@ class Words:
         legend (dict): 图例的字体。
     """
 
-    def __init__(self, font: str | None):
-        self.font = font
+    def __init__(self):
+        self.font = font = _chinese_font()
         self.style = {"parse_math": False, **({"fontfamily": _families(font)} if font else {})}
         self.legend = {"size": 8, **({"family": font} if font else {})}
 
@@ -113,6 +131,10 @@ class Words:
         """``text``;没有中文字体、而它写不出来时 ``otherwise``。"""
         return text if self.font or _in_default_font(text) else otherwise
 
+    def names(self, classes: Sequence[str]) -> list[str]:
+        """类别名;写不出来的写成 #3 这样的序号。"""
+        return [self.writable(name, f"#{i}") for i, name in enumerate(classes)]
+
 
 def figure_and_words(width: float, height: float) -> tuple[Figure, Words]:
     """一张不经过 pyplot 的 matplotlib 图(不占全局状态,单位英寸),和写在它上面的 ``Words``。"""
@@ -121,14 +143,24 @@ def figure_and_words(width: float, height: float) -> tuple[Figure, Words]:
 
     figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, Words(_chinese_font())
+    return figure, Words()
 
 
-def draw(figure: Figure) -> np.ndarray:
-    """把 ``figure_and_words`` 的图画成像素,uint8 [高, 宽, 3]。"""
-    canvas: Any = figure.canvas
+def draw(image: Figure | np.ndarray) -> np.ndarray:
+    """``figure_and_words`` 的图画成像素,一批图像(uint8 [B, H, W, C])排成网格:uint8 [高, 宽, 3]。"""
+    if isinstance(image, np.ndarray):
+        return image_grid(image)
+    canvas: Any = image.canvas
     canvas.draw()
     return np.array(canvas.buffer_rgba())[..., :3]  # 底是白的,用不着透明度
+
+
+def save_pixels(pixels: np.ndarray, path: str | Path) -> Path:
+    """把像素(uint8 [高, 宽, 3])存成 PNG,目录没有就建;返回它的路径。"""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="png")
+    atomic_write(path, buffer.getvalue())
+    return Path(path)
 
 
 def image_grid(images: np.ndarray, columns: int = 8, min_side: int = 64) -> np.ndarray:
@@ -176,7 +208,7 @@ def confusion_figure(confusion: np.ndarray, classes: Sequence[str], title: str) 
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, ax=axes, fraction=0.046)
     if K <= 30:
-        names = [words.writable(name, str(i)) for i, name in enumerate(classes)]
+        names = words.names(classes)
         axes.set_xticks(range(K), names, rotation=45, ha="right", **style)
         axes.set_yticks(range(K), names, **style)
         for i in range(K):
@@ -190,12 +222,15 @@ def confusion_figure(confusion: np.ndarray, classes: Sequence[str], title: str) 
     return figure
 
 
-def mistakes_figure(images: list[np.ndarray], captions: list[tuple[str, str, float]], title: str) -> Figure:
+def mistakes_figure(
+    images: list[np.ndarray], guesses: list[tuple[int, int, float]], classes: Sequence[str], title: str
+) -> Figure:
     """错得最离谱的图像,每张上方写真实类别和预测类别。
 
     Args:
         images (list[ndarray]): uint8,[H, W, C]。
-        captions (list[tuple[str, str, float]]): 每张的 (真实类别, 预测类别, 预测概率 0–1)。
+        guesses (list[tuple[int, int, float]]): 每张的 (真实类别, 预测类别, 预测概率 0–1),类别是下标。
+        classes (Sequence[str]): 类别名。
         title (str): 标题。
 
     Returns:
@@ -204,14 +239,13 @@ def mistakes_figure(images: list[np.ndarray], captions: list[tuple[str, str, flo
     columns = min(6, max(len(images), 1))
     rows = max(-(-len(images) // columns), 1)
     figure, words = figure_and_words(1.6 * columns, 1.9 * rows + 0.5)
-    style = words.style
+    style, names = words.style, words.names(classes)
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     for axis in axes:
         axis.axis("off")
-    for axis, image, (true, predicted, probability) in zip(axes, images, captions):
+    for axis, image, (true, predicted, probability) in zip(axes, images, guesses):
         axis.imshow(to_pillow(image), cmap="gray")
-        caption = f"{true} → {predicted} {probability:.0%}"
-        axis.set_title(words.writable(caption, f"{probability:.0%}"), fontsize=9, **style)
+        axis.set_title(f"{names[true]} → {names[predicted]} {probability:.0%}", fontsize=9, **style)
     figure.suptitle(words.writable(title, "worst mistakes (true → predicted)"), **style)
     return figure
 

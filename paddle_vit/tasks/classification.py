@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,13 +16,13 @@ from ..attention.recording import attention_weights, can_show_attention
 from ..data.augment import normalize, to_pixels
 from ..data.parts import Data, varied_indices
 from ..system.pictures import confusion_figure, mistakes_figure
-from .evaluation import evaluate
+from .evaluation import Evaluation, evaluate
 from .examination import examine
 from .task import Measure, Picture, Task
 
 __all__ = ["Classification", "label_objective"]
 
-_PART_NAMES = {"val": "验证集", "test": "测试集"}
+_PART_NAMES = {"train": "训练集", "val": "验证集", "test": "测试集"}
 
 
 def label_objective(model, images, targets):
@@ -74,20 +75,21 @@ class Classification(Task):
         return [Picture("train/images", to_pixels(images, self.info.mean, self.info.std))]
 
     def pictures(self, model, result, part, title):
-        """混淆矩阵、错得最离谱的图像,验证时还有注意力。"""
-        pictures = [*self._attention(model, title)] if part == "val" else []
+        return [*(self._attention(model, title) if part == "val" else ()), *self.result_pictures(result, part)]
+
+    def result_pictures(self, result: Evaluation, part: str) -> Iterator[Picture]:
+        """一部分(train、val 或 test)的评估结果:混淆矩阵,和错得最离谱的图像。"""
         name, classes = _PART_NAMES[part], self.info.classes
         heading = f"{name}混淆矩阵,top-1 {result.top1:.2%}"
         figure = confusion_figure(result.confusion(len(classes)), classes, heading)
-        pictures.append(Picture(f"{part}/confusion", figure, f"confusion_{part}.png"))
+        yield Picture(f"{part}/confusion", figure, f"confusion_{part}.png")
         worst = result.worst(18)
         if len(worst):
             images = [getattr(self.data, part).read(i) for i in worst]
             predicted, probability = result.classes[worst, 0], result.probabilities[worst, 0]
-            captions = [(classes[result.labels[i]], classes[k], p) for i, k, p in zip(worst, predicted, probability)]
-            figure = mistakes_figure(images, captions, f"{name}上错得最离谱的图像(真实 → 预测)")
-            pictures.append(Picture(f"{part}/mistakes", figure, f"mistakes_{part}.png"))
-        return pictures
+            guesses = [*zip(result.labels[worst], predicted, probability)]
+            figure = mistakes_figure(images, guesses, classes, f"{name}上错得最离谱的图像(真实 → 预测)")
+            yield Picture(f"{part}/mistakes", figure, f"mistakes_{part}.png")
 
     def _attention(self, model, title):
         """固定的几张验证图像的注意力:第一张各层各头的权重,和每张的 rollout;Swin 和自己写的模型没有。"""

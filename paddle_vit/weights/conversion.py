@@ -64,7 +64,7 @@ def import_weights(
     if mean is not None or std is not None:
         check_normalization(mean, std, arguments["in_channels"])
         info = dataclasses.replace(info, mean=tuple(mean or ()), std=tuple(std or ()))
-    if info.epsilon is not None:
+    if info.epsilon is not None and "epsilon" not in (settings or {}):
         arguments["epsilon"] = info.epsilon
     save_model(output, network.state_dict(), arguments, _data_info(info, arguments, class_names))
     return network, report
@@ -94,7 +94,10 @@ def model_for(info: WeightsInfo, name: str | None = None, settings: dict | None 
     }
     arguments.setdefault("image_size", 224)
     arguments.setdefault("in_channels", 3)
-    return create_model(**arguments), arguments
+    try:
+        return create_model(**arguments), arguments
+    except UserError as error:
+        raise UserError(f"{error}import_weights.py 用 --set 名字=值 改模型的设置,如 --set patch_size=4。") from None
 
 
 def _data_info(info, arguments, class_names):

@@ -186,7 +186,9 @@ def _advice(plan):
         settings = plan.model.settings
         if settings.get("position_embedding") == "none" and plan.find(POSITIONS):
             different["position_embedding"] = "learnable"
-            different["image_size"] = _plain(image_size_of(plan.table, _shapes(plan)) or settings["image_size"])
+            image_size = _plain(image_size_of(plan.table, _shapes(plan)) or settings["image_size"])
+            if image_size != _plain(settings["image_size"]):
+                different["image_size"] = image_size
         if settings.get("pool") == "avg" and plan.find("class_token") and plan.model.class_token is None:
             different["pool"] = "cls"
         channels = different.pop("in_channels", None)  # 由数据定,不是训练的设置

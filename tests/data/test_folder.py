@@ -73,6 +73,8 @@ def test_a_folder_one_level_off_is_pointed_to(picture_folder):
         return str(error.value)
 
     assert f"是不是 {picture_folder}?" in refused(picture_folder / "train")
+    one_class = next((picture_folder / "train").iterdir())
+    assert f"是不是 {picture_folder}?" in refused(one_class)
     assert f"是不是 {picture_folder}?" in refused(picture_folder.parent)
     plain = picture_folder.rename(picture_folder.with_name("plain"))
     moved = (plain / "train").rename(plain.with_name("classes"))

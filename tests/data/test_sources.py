@@ -109,6 +109,13 @@ def test_missing_data_dir(values):
         load_data(make_config(values))
 
 
+def test_the_option_for_ones_own_pictures_is_named(picture_folder):
+    """忘了 --dataset folder。"""
+    for dataset in ("digits", "mnist", "cifar10"):
+        with pytest.raises(UserError, match="--dataset folder"):
+            load_data(make_config({"dataset": dataset, "data_dir": str(picture_folder)}))
+
+
 def test_missing_and_damaged_idx_files(tmp_path):
     config = make_config({"dataset": "mnist", "data_dir": str(tmp_path)})
     with pytest.raises(UserError, match=r"train-images-idx3-ubyte\.gz"):

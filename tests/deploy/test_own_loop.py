@@ -60,6 +60,11 @@ def test_what_is_left_out_is_told(directory, tmp_path):
     args = ["import_weights", directory / "my.pdparams", "--model", "vit", "--output", tmp_path / "x.safetensors"]
     told = "--set embed_dim=48 --set patch_size=2 --set depth=2 --set position_embedding=learnable --set image_size=8"
     assert_one_chinese_line(run_here(*args), told)
+    assert_one_chinese_line(run_here(*args, "--image-size", "8"), "patch_size", "--set")  # 默认的图块比图像大
+    rest = ["--image-size", "8", "--set", "patch_size=2", "--set", "embed_dim=48", "--set", "depth=2"]
+    done = run_here(*args, *rest)
+    assert_one_chinese_line(done, "--set position_embedding=learnable")
+    assert "image_size" not in done.stderr
     whole = [*args, *told.split()]
     done = run_script(*whole, check=0)
     assert "--mean" in done.stdout and "--std" in done.stdout

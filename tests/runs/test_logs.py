@@ -113,7 +113,7 @@ def test_a_lost_or_short_record_file_does_not_break_the_new_curve(tmp_path):
 
 def test_figures_take_any_class_name(tmp_path):
     confusion_figure(np.eye(2, dtype=int), ["a$x_$", "100%"], "50% of $x$").savefig(tmp_path / "a.png")
-    mistakes_figure([np.zeros((4, 4, 3), "uint8")], [("a$x_$", "b^", 0.5)], "$").savefig(tmp_path / "b.png")
+    mistakes_figure([np.zeros((4, 4, 3), "uint8")], [(0, 1, 0.5)], ["a$x_$", "b^"], "$").savefig(tmp_path / "b.png")
     confusion_figure(np.eye(200, dtype=int), [str(i) for i in range(200)], "many").savefig(tmp_path / "c.png")
     assert all(path.stat().st_size > 1000 for path in tmp_path.iterdir())
 

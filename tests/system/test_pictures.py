@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
 
 from paddle_vit.system import pictures
-from paddle_vit.system.pictures import figure_and_words, mistakes_figure, use_chinese_font
+from paddle_vit.attention import maps_figure
+from paddle_vit.system.pictures import confusion_figure, figure_and_words, mistakes_figure, use_chinese_font
 
 INSTALLED = {font.name for font in fontManager.ttflist}
 needs_font = pytest.mark.skipif(not INSTALLED & set(pictures._CJK_FONTS), reason="没有装中文字体")
@@ -93,5 +94,26 @@ def test_without_a_chinese_font_only_chinese_is_replaced(monkeypatch):
 def test_the_captions_of_digits_need_no_chinese_font(monkeypatch):
     monkeypatch.setattr(pictures, "_CJK_FONTS", ())
     image = np.zeros((8, 8, 1), "uint8")
-    figure = mistakes_figure([image, image], [("3", "5", 0.8), ("猫", "狗", 0.9)], "测试集上错得最离谱的图像")
-    assert [axes.get_title() for axes in figure.axes[:2]] == ["3 → 5 80%", "90%"]
+    guesses = [(0, 1, 0.8), (2, 0, 0.9)]
+    figure = mistakes_figure([image, image], guesses, ["3", "5", "猫"], "测试集上错得最离谱的图像")
+    assert [axes.get_title() for axes in figure.axes[:2]] == ["3 → 5 80%", "#2 → 3 90%"]
+
+
+def test_without_a_chinese_font_no_picture_hides_what_it_shows(monkeypatch):
+    monkeypatch.setattr(pictures, "_CJK_FONTS", ())
+    confusion = confusion_figure(np.eye(3, dtype=int), ["猫", "dog", "鸟"], "混淆矩阵")
+    assert [label.get_text() for label in confusion.axes[0].get_xticklabels()] == ["#0", "dog", "#2"]
+    maps = {"rollout": np.ones((2, 2, 2)), "梯度加权": np.ones((2, 2, 2))}
+    (axes,) = maps_figure(np.zeros((2, 8, 8, 1), "uint8"), maps, ["猫 → 狗", "5 → 3"]).axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["image", "rollout", "map 2"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["image 1", "5 → 3"]
+
+
+def test_only_without_a_chinese_font_it_is_advised(monkeypatch, capsys):
+    monkeypatch.setattr(pictures, "_chinese_font", lambda: "Noto Sans CJK SC")
+    pictures.advise_on_font()
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr(pictures, "_chinese_font", lambda: None)
+    pictures.advise_on_font()
+    out, err = capsys.readouterr()
+    assert out == "" and "fonts-noto-cjk" in err and err.count("\n") == 1
