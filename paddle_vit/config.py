@@ -320,7 +320,8 @@ def make_config(values: dict, source: str = "设置") -> Config:
         raise UserError(f"min_lr={config.min_lr:g} 大于 lr={config.lr:g}:退火应从 lr 降到 min_lr,请改其中一个。")
     if config.dataset == "digits" and config.data_dir is not None:
         raise UserError(
-            f"--data-dir {config.data_dir} 不能与 --dataset digits 同用:digits 随包自带,自己的图片请加 --dataset folder,别的数据集请写名字,否则去掉它。"
+            f"--data-dir {config.data_dir} 不能与 --dataset digits 同用,digits 随包自带:"
+            "自己的图片请加 --dataset folder,别的数据集请写它的名字,否则请去掉它。"
         )
     if config.distillation in ("hard", "soft") and config.teacher is None:
         raise UserError(f"distillation={config.distillation} 要有老师:请用 --teacher 给出它的运行目录或权重文件。")

@@ -7,7 +7,7 @@ from pathlib import Path
 import ctrl_c  # noqa: F401
 
 from paddle_vit.system.cli import ArgumentParser, run_main
-from paddle_vit.system.pictures import advise_on_font
+from paddle_vit.system.pictures import font_advice
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # 要的是检出的目录里的包,不是同名的这个脚本
 from benchmark import Options, run_benchmark  # noqa: E402
@@ -33,8 +33,8 @@ def main():
         peer_python=args.peer_python,
         quick=args.quick,
     )
-    advise_on_font()
     run_benchmark(options, "growth" if args.growth else "race")
+    sys.stderr.write(font_advice())
 
 
 if __name__ == "__main__":

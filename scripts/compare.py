@@ -1,5 +1,6 @@
 """比较各个开关:每次只改一个设置,几个种子各训练一次,列表并画图。"""
 
+import sys
 from pathlib import Path
 
 import ctrl_c  # noqa: F401
@@ -7,7 +8,7 @@ import ctrl_c  # noqa: F401
 from paddle_vit.runs.command_line import parse_config
 from paddle_vit.study.comparison import compare, parse_seeds, parse_vary
 from paddle_vit.system.cli import ArgumentParser, run_main
-from paddle_vit.system.pictures import advise_on_font
+from paddle_vit.system.pictures import font_advice
 
 
 def main():
@@ -27,9 +28,9 @@ def main():
     parser.add_argument("--seeds", default="0,1,2", help="种子,逗号隔开(默认 0,1,2)")
     parser.add_argument("--output", metavar="DIR", default="runs/compare", help="结果的目录(默认 runs/compare)")
     args, rest = parser.parse_known_args()
-    advise_on_font()
     script = Path(__file__).with_name("train.py")
     compare(parse_config(rest), parse_vary(args.vary), parse_seeds(args.seeds), args.output, script)
+    sys.stderr.write(font_advice())
 
 
 if __name__ == "__main__":

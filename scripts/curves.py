@@ -1,10 +1,12 @@
 """把几组运行的验证曲线画在一张图里。"""
 
+import sys
+
 import ctrl_c  # noqa: F401
 
 from paddle_vit.study.curves import draw_curves, parse_groups
 from paddle_vit.system.cli import ArgumentParser, run_main
-from paddle_vit.system.pictures import advise_on_font
+from paddle_vit.system.pictures import font_advice
 
 
 def main():
@@ -17,8 +19,8 @@ def main():
     )
     parser.add_argument("--output", metavar="FILE", default="runs/curves.png", help="图的文件(默认 runs/curves.png)")
     args = parser.parse_args()
-    advise_on_font()
     draw_curves(parse_groups(args.groups), args.output)
+    sys.stderr.write(font_advice())
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import ctrl_c  # noqa: F401
 from paddle_vit.deploy.engines import add_engine_arguments, prediction_model
 from paddle_vit.runs.loading import load_run, load_run_data
 from paddle_vit.system.cli import ArgumentParser, run_main
-from paddle_vit.system.pictures import advise_on_font, draw, save_pixels
+from paddle_vit.system.pictures import draw, font_advice, save_pixels
 from paddle_vit.system.runtime import setup_runtime
 from paddle_vit.tasks.classification import Classification
 
@@ -47,9 +47,9 @@ def main():
         total = row.sum()
         print(f"  {name}\t{right}/{total}" + (f"\t{right / total:.2%}" if total else ""))
     if args.pictures is not None:
-        advise_on_font()
         for _, figure, name in task.result_pictures(result, args.part):
             print(save_pixels(draw(figure), Path(args.pictures) / name))
+        sys.stderr.write(font_advice())
 
 
 if __name__ == "__main__":

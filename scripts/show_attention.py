@@ -1,5 +1,6 @@
 """把训练好的运行的注意力画成图;不给图片时用验证部分的几张。"""
 
+import sys
 from pathlib import Path
 
 import ctrl_c  # noqa: F401
@@ -8,7 +9,7 @@ from paddle_vit.runs.loading import load_run
 from paddle_vit.study.attention_pictures import data_to_look_at, draw_attention, pictures_to_show
 from paddle_vit.study.attention_share import measure_figure_share
 from paddle_vit.system.cli import ArgumentParser, pair_of_numbers, run_main
-from paddle_vit.system.pictures import advise_on_font
+from paddle_vit.system.pictures import font_advice
 from paddle_vit.system.runtime import setup_runtime
 from paddle_vit.system.tables import terminal
 
@@ -41,12 +42,12 @@ def main():
         print("\n\n".join(map(terminal, tables)))
         return
     pictures = pictures_to_show(loaded, args.images, args.sample, args.invert, args.data_dir)
-    advise_on_font()
     directory = args.output or Path(args.run) / "attention"
     for path in draw_attention(loaded, pictures, directory, args.query, args.layer):
         print(path, flush=True)
     if loaded.model.position_embedding is None:
         print("模型没有位置编码,不画 position.png。")
+    sys.stderr.write(font_advice())
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import numpy as np
 from numba import prange
 
-from .base import ONE, PARTS, ZERO, exp, floats, kernel, loop, matmul, part, piece
+from .base import ONE, PARTS, ZERO, address, exp, floats, kernel, loop, matmul, part, piece
 
 __all__ = ["attention_backward", "attention_forward", "softmax_backward", "softmax_forward"]
 
@@ -82,7 +82,7 @@ def softmax_backward(y_, dy_, dx_, M, N):
 @part
 def _head_forward(sgemm, q, z, D, d, weights, log_sums, scale):
     N = weights.shape[0]
-    k, v, w = q + 4 * D, q + 8 * D, weights.ctypes.data
+    k, v, w = q + 4 * D, q + 8 * D, address(weights)
     matmul(sgemm, N, N, d, scale, q, 3 * D, 0, k, 3 * D, 1, ZERO, w, N)
     _softmax_rows(weights, log_sums)
     matmul(sgemm, N, d, N, ONE, w, N, 0, v, 3 * D, 0, ZERO, z, D)
@@ -94,7 +94,7 @@ def _attention_forward(sgemm, qkv, z, log_sums, scale):
     for i in prange(B * h):
         b, head = i // h, i % h
         weights = np.empty((N, N), np.float32)
-        q, out = qkv[b, 0, 0, head].ctypes.data, z[b, 0, head].ctypes.data
+        q, out = address(qkv[b, 0, 0, head]), address(z[b, 0, head])
         _head_forward(sgemm, q, out, h * d, d, weights, log_sums[b, head], scale)
 
 
@@ -112,8 +112,8 @@ def attention_forward(sgemm, qkv_, z_, log_sums_, B, N, h, d, scale):
 @part
 def _head_backward(sgemm, q, z, dz, dq, D, weights, ds, log_sums, scale):
     N, d = z.shape
-    k, v, dk, dv, out = q + 4 * D, q + 8 * D, dq + 4 * D, dq + 8 * D, dz.ctypes.data
-    w_, ds_ = weights.ctypes.data, ds.ctypes.data
+    k, v, dk, dv, out = q + 4 * D, q + 8 * D, dq + 4 * D, dq + 8 * D, address(dz)
+    w_, ds_ = address(weights), address(ds)
     matmul(sgemm, N, N, d, scale, q, 3 * D, 0, k, 3 * D, 1, ZERO, w_, N)
     matmul(sgemm, N, N, d, ONE, out, D, 0, v, 3 * D, 1, ZERO, ds_, N)
     for r in range(N):
@@ -134,7 +134,7 @@ def _attention_backward(sgemm, qkv, z, log_sums, dz, dqkv, scale):
     for i in prange(B * h):
         b, head = i // h, i % h
         weights, ds = np.empty((N, N), np.float32), np.empty((N, N), np.float32)
-        q, dq = qkv[b, 0, 0, head].ctypes.data, dqkv[b, 0, 0, head].ctypes.data
+        q, dq = address(qkv[b, 0, 0, head]), address(dqkv[b, 0, 0, head])
         _head_backward(sgemm, q, z[b, :, head], dz[b, :, head], dq, h * d, weights, ds, log_sums[b, head], scale)
 
 

@@ -19,7 +19,7 @@ from llvmlite import ir
 from numba import float32, njit, prange, types
 from numba.extending import intrinsic
 
-__all__ = ["HALF", "ONE", "PARTS", "ZERO", "add_parts", "add_rows", "exp", "floats", "kernel"]
+__all__ = ["HALF", "ONE", "PARTS", "ZERO", "add_parts", "add_rows", "address", "exp", "floats", "kernel"]
 __all__ += ["loop", "matmul", "parallel_kernel", "part", "piece"]
 
 PARTS = 32
@@ -48,6 +48,12 @@ def _pointer(context, address):
 def floats(address, shape):
     """地址上的 float32 数组。"""
     return numba.carray(_pointer(address), shape)
+
+
+@piece
+def address(x):
+    """数组的地址;numba 给的是无符号数,与 int64 相加会变成 float64。"""
+    return np.int64(x.ctypes.data)
 
 
 @intrinsic

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import multiprocessing
 import signal
 from collections.abc import Callable
 
-from .loading import are_compiled, load_kernels
+from .loading import is_compiled, load_kernels
 
-__all__ = ["TRAINING", "compile_for_training", "signature_of"]
+__all__ = ["TRAINING", "are_compiled", "compile_for_training", "signature_of"]
 
-# 训练要用的,从编译得最慢的起:依次发给各个进程,快慢才均匀
+# 训练要用的,从编译得最慢的起,各个进程才差不多同时做完
 TRAINING = (
     "mlp_backward",
     "attention_backward",
@@ -41,36 +42,38 @@ _TYPES = {
 }
 
 
-def signature_of(kernel: Callable) -> str:
-    """numba 的写法的参数类型,如 ``'(int64, float64)'``。"""
+def signature_of(kernel: Callable) -> tuple:
+    """各个参数的 numba 类型。"""
+    from numba.core.sigutils import normalize_signature  # 可能没有装
+
     kinds = {name: kind for kind, names in _TYPES.items() for name in names}
-    return f"({', '.join(kinds.get(name, 'int64') for name in inspect.signature(kernel).parameters)})"
+    names = inspect.signature(kernel).parameters
+    return normalize_signature(f"({', '.join(kinds.get(name, 'int64') for name in names)})")[0]
 
 
-def _compile(names):
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    for name in names:
-        kernel = getattr(load_kernels(), name)
-        kernel.compile(signature_of(kernel))
+def are_compiled() -> bool:
+    """训练要用的内核在这台机器上是不是都编译过。"""
+    return all(map(is_compiled, TRAINING))
+
+
+def _start():
+    for number in (signal.SIGINT, signal.SIGTERM):  # 停就停,不打印 Python 和 Paddle 的调用栈
+        signal.signal(number, signal.SIG_DFL)
+    gc.disable()  # 不然每次都要走遍 Paddle 的全部对象
+
+
+def _compile(name):
+    kernel = getattr(load_kernels(), name)
+    kernel.compile(signature_of(kernel))
 
 
 def compile_for_training(cores: int) -> None:
-    """编译训练要用的内核,存在硬盘上;已经编译过的话什么也不做。
+    """编译训练要用的内核,存在硬盘上。
 
     Args:
         cores (int): 可用的核数:最多开这么多个进程。
     """
-    if are_compiled():
-        return
     fork = "fork" in multiprocessing.get_all_start_methods()  # 快得多:不必再导入 Paddle
     context = multiprocessing.get_context("fork" if fork else "spawn")
-    count = min(cores, PROCESSES)
-    children = [context.Process(target=_compile, args=(TRAINING[i::count],), daemon=True) for i in range(count)]
-    try:
-        for child in children:
-            child.start()
-        for child in children:
-            child.join()
-    finally:
-        for child in children:
-            child.terminate()
+    with context.Pool(min(cores, PROCESSES), _start) as pool:
+        pool.map(_compile, TRAINING, chunksize=1)

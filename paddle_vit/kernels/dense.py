@@ -3,7 +3,7 @@
 import numpy as np
 from numba import prange
 
-from .base import HALF, ONE, PARTS, ZERO, add_parts, add_rows, exp, floats, kernel, loop, matmul, part, piece
+from .base import HALF, ONE, PARTS, ZERO, add_parts, add_rows, address, exp, floats, kernel, loop, matmul, part, piece
 
 __all__ = [
     "cut_patches",
@@ -145,10 +145,10 @@ def _times_slope(gradient, slope, total):
 def _mlp_forward(sgemm, x_, weight1_, bias1_, hidden_, weight2_, bias2_, y_, M, D, H, D_out, activated, spare):
     for r in range(0, M, CHUNK):
         n = min(CHUNK, M - r)
-        h_ = spare.ctypes.data if hidden_ == 0 else hidden_ + 4 * r * H
+        h_ = address(spare) if hidden_ == 0 else hidden_ + 4 * r * H
         linear_forward(sgemm, x_ + 4 * r * D, weight1_, bias1_, h_, n, D, H)
         _gelu(floats(h_, n * H), activated[: n * H])
-        linear_forward(sgemm, activated.ctypes.data, weight2_, bias2_, y_ + 4 * r * D_out, n, H, D_out)
+        linear_forward(sgemm, address(activated), weight2_, bias2_, y_ + 4 * r * D_out, n, H, D_out)
 
 
 @kernel
@@ -163,7 +163,7 @@ def mlp_forward(sgemm, x_, weight1_, bias1_, hidden_, weight2_, bias2_, y_, M, D
 def _mlp_backward(
     sgemm, x_, weight1_, hidden_, weight2_, dy_, dx_, dweight1_, dbias1_, dweight2_, M, D, H, D_out, g, slope, sums
 ):
-    g_ = g.ctypes.data  # 先是 gelu(hidden),后是 dhidden
+    g_ = address(g)  # 先是 gelu(hidden),后是 dhidden
     for r in range(0, M, CHUNK):
         n, beta, part_dy_ = min(CHUNK, M - r), ONE if r else ZERO, dy_ + 4 * r * D_out
         s = slope[: n * H]

@@ -7,12 +7,11 @@ import functools
 import importlib
 import sys
 import types
-from collections.abc import Callable
 from pathlib import Path
 
 from ..system.library import paddle_library
 
-__all__ = ["are_compiled", "load_kernels", "matmul_address", "use_threads", "why_no_kernels"]
+__all__ = ["is_compiled", "load_kernels", "matmul_address", "use_threads", "why_no_kernels"]
 
 _HERE = Path(__file__).parent
 _MODULES = "attention", "broadcast", "dense", "updates"
@@ -54,9 +53,9 @@ def _load():
     return types.SimpleNamespace(**kernels), None
 
 
-def _stored(kernel):
-    """编译好的代码的目录文件;numba 自己选的地方,通常是 __pycache__。"""
-    return Path(kernel.stats.cache_path).glob("*.nbi")
+def _stored(kernel, name="*"):
+    """名为 name 的内核编译好的代码的目录文件;都在 numba 自己选的一个地方,通常是 __pycache__。"""
+    return Path(kernel.stats.cache_path).glob(f"*.{name}-*.nbi")
 
 
 def _forget_outdated(kernel):
@@ -87,10 +86,9 @@ def why_no_kernels() -> str | None:
     return _load()[1]
 
 
-def are_compiled() -> bool:
-    """这台机器上有没有编译过内核:没有的话,第一步要多花半分钟。"""
-    kernels: dict[str, Callable] = vars(load_kernels())
-    return any(_stored(next(iter(kernels.values()))))
+def is_compiled(name: str) -> bool:
+    """这个内核在这台机器上有没有编译过;没有的话,用到时要多花一两秒。"""
+    return any(_stored(getattr(load_kernels(), name), name))
 
 
 @functools.cache

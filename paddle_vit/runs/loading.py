@@ -63,6 +63,8 @@ def load_run(directory: str | Path, model: nn.Layer | None = None) -> LoadedRun:
         UserError: 不是运行目录、还没有权重、文件损坏,或权重属于另一个模型。
     """
     directory = resolve_latest(directory)
+    if directory.is_file():
+        raise UserError(f"{directory} 是一个文件,这里要运行目录(如 runs/…):权重文件用 scripts/predict.py 预测。")
     config, info, path = load_config(directory), load_info(directory / DATA), directory / BEST
     if not path.exists():
         raise UserError(f"没有 {path}:这个运行还没有存过权重,请先训练至少一轮。")

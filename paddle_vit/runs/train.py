@@ -10,11 +10,11 @@ from ..config import Config
 from ..data.parts import Data
 from ..data.sources import load_data
 from ..errors import UserError
-from ..kernels.compiling import compile_for_training
-from ..kernels.loading import are_compiled, use_threads, why_no_kernels
+from ..kernels.compiling import are_compiled, compile_for_training
+from ..kernels.loading import use_threads, why_no_kernels
 from ..system.cli import run_main
 from ..system.companions import choose_processes, companions
-from ..system.pictures import advise_on_font
+from ..system.pictures import font_advice
 from ..system.processes import one_after_another, usable_cores
 from ..system.run_files import INIT
 from ..system.runtime import autocast_dtype, describe_runtime, pick_device, seed_everything, setup_runtime
@@ -80,8 +80,9 @@ def train(config: Config, model: nn.Layer | None = None, task: TaskMaker | None 
     if runtime["device"] == "cpu":
         _prepare_kernels(runtime["threads"], rank)
     if rank == 0:
-        advise_on_font()
-        print(f"{describe_runtime(runtime)}\n{_recipe_line(config)}读取数据 {config.dataset} …", flush=True)
+        print(
+            f"{font_advice()}{describe_runtime(runtime)}\n{_recipe_line(config)}读取数据 {config.dataset} …", flush=True
+        )
     with one_after_another(rank, world):
         data = choose_normalization(load_data(config), config, beginning)
     seed_everything(config.seed)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,10 +18,10 @@ if TYPE_CHECKING:  # 只给编辑器看:导入它要半秒以上
 
 __all__ = [
     "Words",
-    "advise_on_font",
     "confusion_figure",
     "draw",
     "figure_and_words",
+    "font_advice",
     "image_grid",
     "mistakes_figure",
     "save_pixels",
@@ -98,15 +97,14 @@ def use_chinese_font() -> str | None:
     return font
 
 
-def advise_on_font() -> None:
-    """没有中文字体时说一声;会画图的脚本在画之前调用。"""
-    if _chinese_font() is None:
-        print(
-            "提示:没有中文字体,图里的说明是英文,中文的类别名写成 #序号。"
-            "Debian、Ubuntu 上运行 sudo apt-get install fonts-noto-cjk,再画就有了。",
-            file=sys.stderr,
-            flush=True,
-        )
+def font_advice() -> str:
+    """没有中文字体时,告诉使用者怎样安装的一行(连同换行);有的话是空的。"""
+    if _chinese_font() is not None:
+        return ""
+    return (
+        "提示:没有中文字体,图里的说明是英文,中文的类别名写成 #序号。"
+        "Debian、Ubuntu 上运行 sudo apt-get install fonts-noto-cjk,再画就有了。\n"
+    )
 
 
 class Words:

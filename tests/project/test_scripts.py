@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 from support.pictures import bad_folder
 from support.running import (
     PATIENCE,
@@ -241,7 +241,7 @@ def test_progress_bar_in_a_terminal(tmp_path):
     assert bars and all(word in bars[-1] for word in ("/20 轮", "loss ", "top-1 ", "%", "已用")), shown.decode()
 
 
-def test_evaluate(tiny_run):
+def test_evaluate(tiny_run, tmp_path):
     summary = json.loads((tiny_run / "summary.json").read_text(encoding="utf-8"))
     done = run_script("evaluate", tiny_run, check=0)
     assert f"top-1 {summary['test_top1']:.2%}" in done.stdout
@@ -253,6 +253,12 @@ def test_evaluate(tiny_run):
     assert abs(right / total - summary["test_top1"]) < 1e-9
     assert "142 张" in run_script("evaluate", tiny_run, "--part", "val", check=0).stdout
     assert_one_chinese_line(run_here("evaluate", tiny_run, "--part", "all"), "all", "val")
+    drawn = run_here("evaluate", tiny_run, "--pictures", tmp_path / "drawn")
+    assert {path.name for path in (tmp_path / "drawn").iterdir()} == {"confusion_test.png", "mistakes_test.png"}
+    assert all(str(path) in drawn.stdout for path in (tmp_path / "drawn").iterdir())
+    for name in ("confusion_test.png", "mistakes_test.png"):  # 与训练完时画的相同
+        again, before = (np.asarray(Image.open(place / name)) for place in (tmp_path / "drawn", tiny_run))
+        np.testing.assert_array_equal(again, before)
     assert_one_chinese_line(run_script("evaluate", tiny_run.parent / "none"), "none", "config.yaml")
 
 
@@ -275,6 +281,11 @@ def test_predict(tiny_run, tmp_path):
     assert len(expand_paths([str(tmp_path / "nested")])) == 5  # 没有直接的图片就找子目录
     assert len(expand_paths([str(tmp_path / "*.png")])) == 5
     assert run_script("predict", tiny_run, tmp_path / "3.png", "--invert", check=0).stdout != one.stdout
+    assert "--invert" not in one.stderr
+    ImageOps.invert(Image.open(tmp_path / "3.png")).save(tmp_path / "nested" / "white.png")
+    light = run_here("predict", tiny_run, tmp_path / "nested" / "white.png")
+    assert "--invert" in light.stderr and light.returncode == 0
+    assert "--invert" not in run_here("predict", tiny_run, tmp_path / "nested" / "white.png", "--invert").stderr
     (tmp_path / "text.png").write_text("x", encoding="utf-8")
     assert_one_chinese_line(run_here("predict", tiny_run, tmp_path / "text.png"), "text.png")
     assert_one_chinese_line(run_here("predict", tiny_run, tmp_path / "no*.png"), "no*.png")
