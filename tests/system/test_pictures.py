@@ -7,8 +7,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
 
-from paddle_vit.system import pictures
 from paddle_vit.attention import maps_figure
+from paddle_vit.system import pictures
 from paddle_vit.system.pictures import confusion_figure, figure_and_words, mistakes_figure, use_chinese_font
 
 INSTALLED = {font.name for font in fontManager.ttflist}
