@@ -10,7 +10,7 @@ import sys
 from paddle_vit.system.processes import usable_cores
 
 from .reports import TASKS
-from .teams import PEAK, Team, contenders, missing_packages
+from .teams import Team, contenders, missing_packages, peak_team
 
 __all__ = ["MODELS", "QUICK_MODELS", "forward_flops", "run_race", "step_flops"]
 
@@ -69,12 +69,10 @@ def run_race(name, architecture, batch, task, options):
     cores = usable_cores()
     entered = [contender for contender in contenders(cores) if task in contender.tasks]
     spec = {"architecture": architecture, "batch": batch, "task": task}
-    size = 256 if options.quick else 2048
     rows, teams = {}, {}
     print(f"{name} {TASKS[task]}:准备,轮", end="", flush=True)
     with contextlib.ExitStack() as stack:
-        peak = stack.enter_context(Team(PEAK))
-        peak.send("build", {"mode": "matmul", "size": size, "threads": cores})
+        peak, peak_flops = peak_team(stack, options.quick)
         for contender in entered:
             rows[contender.key] = {"model": name, "task": task, "contender": contender.key, "name": contender.name}
             python = options.peer_python if contender.packages else sys.executable
@@ -85,7 +83,6 @@ def run_race(name, architecture, batch, task, options):
             team = teams[contender.key] = stack.enter_context(Team(contender, python))
             threads = max(1, cores // contender.processes)
             team.send("build", {**spec, "mode": contender.mode, "threads": threads})
-        peak.receive()
         for key, team in list(teams.items()):
             reply = team.receive()[0]
             if "unavailable" in reply:
@@ -108,7 +105,7 @@ def run_race(name, architecture, batch, task, options):
                     rows[key]["peak_memory_bytes"] = memory
     print(flush=True)
     flops = step_flops(architecture, batch, task)
-    peak_gflops = 2 * size**3 / statistics.median(times["peak"]) / 1e9
+    peak_gflops = peak_flops / statistics.median(times["peak"]) / 1e9
     for key in teams:
         median = statistics.median(times[key])
         rows[key].update(

@@ -76,7 +76,7 @@ def race_figure(rows, title):
             [row["images_per_second"] - row["slowest"] for row in mine],
             [row["fastest"] - row["images_per_second"] for row in mine],
         ]
-        colors = ["#d1495b" if row["contender"].startswith("ours") else "#8d99ae" for row in mine]
+        colors = [_COLORS["ours" if row["contender"].startswith("ours") else "lesson"] for row in mine]
         panel.barh(range(len(mine)), speeds, xerr=errors, color=colors, ecolor="#333333", capsize=2)
         panel.set_yticks(range(len(mine)), [words(row["name"], row["contender"]) for row in mine], **style)
         for i, row in enumerate(mine):

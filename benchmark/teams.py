@@ -13,8 +13,9 @@ from pathlib import Path
 
 from paddle_vit import UserError
 from paddle_vit.system.companions import group_environments, kill_group
+from paddle_vit.system.processes import usable_cores
 
-__all__ = ["PEAK", "Contender", "Options", "Team", "contenders", "missing_packages"]
+__all__ = ["Contender", "Options", "Team", "contenders", "missing_packages", "peak_team"]
 
 _PAUSE = 0.3  # 秒;Intel OpenMP 的线程跑完后空转 0.2 秒才睡,等它们睡了再轮到下一个
 
@@ -81,7 +82,7 @@ def contenders(cores):
     ]
 
 
-PEAK = Contender("peak", "矩阵乘", "our_vit.py", "matmul")
+_PEAK = Contender("peak", "矩阵乘", "our_vit.py", "matmul")
 
 
 def _clean_environment():
@@ -165,6 +166,14 @@ class Team:
         replies = self.ask("run", steps)
         time.sleep(_PAUSE)
         return replies[0]["seconds"], sum(reply["peak_memory"] for reply in replies)
+
+
+def peak_team(stack, quick):
+    """算矩阵乘的一队(离开 stack 时结束),和它一步的浮点运算次数:机器的上限由它量。"""
+    size = 256 if quick else 2048
+    team = stack.enter_context(Team(_PEAK))
+    team.ask("build", {"mode": "matmul", "size": size, "threads": usable_cores()})
+    return team, 2 * size**3
 
 
 def missing_packages(python, packages):
