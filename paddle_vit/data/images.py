@@ -14,8 +14,9 @@ from PIL import Image, ImageCms, ImageOps
 
 from ..config import Config
 from ..errors import UserError
+from ..system.fitting import Fit, Size, fit_image
 from ..system.pictures import to_array
-from .augment import IMAGE_NUMBERS, augment_image, normalize, resize_and_center_crop
+from .augment import IMAGE_NUMBERS, augment_image, normalize
 from .info import DataInfo
 
 __all__ = [
@@ -35,12 +36,16 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".ti
 
 
 def at_size(
-    image: Image.Image, size: int, config: Config | None = None, numbers: np.ndarray | None = None
+    image: Image.Image,
+    size: Size,
+    fit: Fit | None = None,
+    config: Config | None = None,
+    numbers: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Pillow 图像 -> uint8 [size, size, C];有随机数时增强,没有时(评估、预测)只缩放和中心裁剪。"""
+    """Pillow 图像 -> uint8 [H, W, C],size 是边长或 (H, W);有随机数时增强,没有时(评估、预测)只照 fit 摆好。"""
     if numbers is None or config is None:
-        return to_array(resize_and_center_crop(image, size))
-    return to_array(augment_image(image, size, config, numbers[:IMAGE_NUMBERS]))
+        return to_array(fit_image(image, size, fit))
+    return to_array(augment_image(image, size, config, numbers[:IMAGE_NUMBERS], fit))
 
 
 def read_image(path: str | Path, channels: int) -> Image.Image:
@@ -138,8 +143,9 @@ def check_image_files(paths: Iterable[Path]) -> None:
 
 
 def to_input(images: Iterable[Image.Image], info: DataInfo) -> np.ndarray:
-    """一批 Pillow 图像 -> 模型的输入 float32 [B, C, H, W](缩放、中心裁剪、归一化,与训练时评估的处理相同)。"""
-    return normalize(np.stack([at_size(image, info.image_size) for image in images]), info.mean, info.std)
+    """一批 Pillow 图像 -> 模型的输入 float32 [B, C, H, W](照 info.fit 摆好,归一化,与训练时评估的处理相同)。"""
+    pixels = np.stack([at_size(image, info.image_size, info.fit) for image in images])  # [B, H, W, C]
+    return normalize(pixels, info.mean, info.std)
 
 
 def expand_paths(patterns: Iterable[str]) -> list[Path]:
