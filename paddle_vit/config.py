@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
-import re
 from pathlib import Path
 from typing import Annotated, Literal, Optional, Union, get_args, get_origin, get_type_hints
 
@@ -19,7 +18,7 @@ from pydantic.dataclasses import dataclass
 from .errors import UserError
 from .family.models import check_settings, full_name
 from .system.files import atomic_write, read_yaml
-from .system.fitting import Size, plain_size
+from .system.fitting import parse_size
 from .system.run_files import CONFIG, DESCRIPTION
 
 __all__ = [
@@ -33,7 +32,6 @@ __all__ = [
     "read_settings",
     "result_settings",
     "save_config",
-    "size_setting",
     "tagged",
 ]
 
@@ -55,18 +53,7 @@ def _setting(default, group, description, tags="", gt=None, ge=None, lt=None, le
     return Field(default, description=description, gt=gt, ge=ge, lt=lt, le=le, json_schema_extra=extra)
 
 
-def _check_size(value):
-    """边长(整数),或 ``高x宽``;正方形总是整数。"""
-    words = re.split("[xX×*]", value.strip()) if isinstance(value, str) else [value]
-    if not all(type(word) is int or (isinstance(word, str) and word.strip().isdecimal()) for word in words):
-        raise ValueError(value)
-    sides = [int(word) for word in words]
-    if len(sides) > 2 or min(sides) < 1:
-        raise ValueError(value)
-    return sides[0] if sides[0] == sides[-1] else f"{sides[0]}x{sides[1]}"
-
-
-ImageSize = Annotated[Union[int, str], BeforeValidator(_check_size)]
+ImageSize = Annotated[Union[int, str], BeforeValidator(parse_size)]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
@@ -291,14 +278,6 @@ def _describe(name, info, hint):
     value_name = extra["value_name"] or ("整数" if int in types else "数字" if float in types else "文字")
     described = info.description, tuple(extra["tags"]), bool in types
     return Setting(name, info.default, extra["group"], *described, choices, value_name)
-
-
-def size_setting(size: Size | None) -> int | str | None:
-    """图像大小 -> ``image_size`` 的设置里的写法:边长,或 ``高x宽``。"""
-    if size is None or isinstance(size, int):
-        return size
-    plain = plain_size(*size)
-    return plain if isinstance(plain, int) else f"{plain[0]}x{plain[1]}"
 
 
 def tagged(tag: str) -> list[str]:

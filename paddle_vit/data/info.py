@@ -39,7 +39,7 @@ class DataInfo:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     counts: dict[str, int]
-    fit: Fit = Fit()
+    fit: Fit = dataclasses.field(default_factory=Fit)
 
     def describe(self) -> str:
         """图片怎样变成模型的输入,一行。"""
@@ -47,7 +47,9 @@ class DataInfo:
         return f"{self.fit.describe(self.image_size)},像素(0–1)减 {mean},除以 {std}"
 
 
-_INFO = dict(name=str, classes=[str], channels=int, image_size=(int, list), mean=[float], std=[float], counts={None: int})
+_INFO = dict(
+    name=str, classes=[str], channels=int, image_size=(int, list), mean=[float], std=[float], counts={None: int}
+)
 
 
 def parse_info(values: dict, source: str | Path) -> DataInfo:

@@ -44,7 +44,8 @@ class ArrayPart:
     Args:
         images (ndarray): uint8,[n, H, W, C],原来的大小。
         labels (ndarray): int64,[n]。
-        image_size (int | (int, int) | None): 取出时缩放到的边长或 (高, 宽),像素;``None`` 不缩放。放大后的图像不常驻内存。
+        image_size (int | (int, int) | None): 取出时缩放到的边长或 (高, 宽),像素;``None`` 不缩放。
+            放大后的图像不常驻内存。
 
     Attributes:
         fit (Fit): 怎样摆成这个大小。

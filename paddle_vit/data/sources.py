@@ -23,13 +23,13 @@ from ..checks import as_pair
 from ..config import Config
 from ..errors import UserError
 from ..family.models import model_settings
-from ..system.fitting import Fit, Size, size_text
+from ..system.fitting import Size, fit_named, size_text
 from .choosing import assemble, choose
 from .folder import load_folder
 from .images import check_image_files
 from .parts import ArrayPart, Data, FilePart, stratified_split
 
-__all__ = ["fit_of", "image_size_of", "load_data"]
+__all__ = ["image_size_of", "load_data"]
 
 
 DIGITS = Path(__file__).parents[1] / "assets" / "digits.npz"
@@ -64,12 +64,7 @@ def load_data(config: Config) -> Data:
         side = size_text(size)
         raise UserError(f"--crop-padding {config.crop_padding} 超过了图像边长 {side}:请改小,通常是边长的八分之一。")
     data = _load(config, size)
-    return data if config.fit == "auto" else data.fitted(fit_of(config))
-
-
-def fit_of(config: Config) -> Fit:
-    """设置里写明的摆法。"""
-    return Fit(config.fit, rounding="round") if config.fit == "pad" else Fit(config.fit.replace("auto", "crop"))
+    return data if config.fit == "auto" else data.fitted(fit_named(config.fit))
 
 
 def _load(config, size):

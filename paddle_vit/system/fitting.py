@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from typing import Any, Union
 
 from PIL import Image
 
 from ..checks import as_pair
 
-__all__ = ["FITS", "INTERPOLATIONS", "Fit", "Size", "fit_image", "kept_share", "parse_fit", "plain_size", "size_text"]
+__all__ = [
+    "FITS",
+    "INTERPOLATIONS",
+    "Fit",
+    "Size",
+    "fit_image",
+    "fit_named",
+    "kept_share",
+    "parse_fit",
+    "parse_size",
+    "plain_size",
+    "size_setting",
+    "size_text",
+]
 
 Size = Union[int, tuple[int, int]]  # 边长,或 (高, 宽),像素
 
@@ -69,9 +83,35 @@ def parse_fit(values: Any) -> Fit:
     return fit
 
 
+def fit_named(kind: str, interpolation: str = "bicubic") -> Fit:
+    """使用者写明的摆法:``crop``、``squash`` 或 ``pad``,一次缩放到位,不再裁。"""
+    return Fit(kind, interpolation, rounding="round" if kind == "pad" else "exact")
+
+
 def plain_size(height: int, width: int) -> Size:
     """正方形是一个整数,其余是 (高, 宽)。"""
     return height if height == width else (height, width)
+
+
+def parse_size(value: Any) -> int | str:
+    """使用者写的图像大小:边长(整数),或文字 ``高x宽``;正方形总是整数。``size_setting`` 是反过来。
+
+    Raises:
+        ValueError: 不是这两种。
+    """
+    words = re.split("[xX×*]", value.strip()) if isinstance(value, str) else [value]
+    if not all(type(word) is int or (isinstance(word, str) and word.strip().isdecimal()) for word in words):
+        raise ValueError(value)
+    sides = [int(word) for word in words]
+    if len(sides) > 2 or min(sides) < 1:
+        raise ValueError(value)
+    return sides[0] if sides[0] == sides[-1] else f"{sides[0]}x{sides[1]}"
+
+
+def size_setting(size: Size) -> int | str:
+    """图像大小 -> 设置里的写法:边长,或 ``高x宽``。"""
+    plain = plain_size(*as_pair(size, "image_size"))
+    return plain if isinstance(plain, int) else f"{plain[0]}x{plain[1]}"
 
 
 def size_text(size: Size) -> str:

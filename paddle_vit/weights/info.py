@@ -53,7 +53,8 @@ class WeightsInfo:
         qkv_bias (bool | None): q、k、v 有没有偏置。
         fit (Fit | None): 训练时图片怎样摆成模型的大小。
         problem (str | None): 分类头的含义,Hugging Face 的 problem_type。
-        assumed (tuple[(str, str)]): 文件没有写明、按惯例的:(哪一项, 一句话),哪一项是 normalization、fit、epsilon、classes。
+        assumed (tuple[(str, str)]): 文件没有写明、按惯例的:(哪一项, 一句话),
+            哪一项是 normalization、fit、epsilon、classes。
         candidates (tuple[str]): 尺寸与它相同的命名模型,图像大小也相同的在前。
         notes (tuple[str]): 其他要知道的事。
     """

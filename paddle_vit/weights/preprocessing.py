@@ -45,13 +45,14 @@ _PROCESSORS = {
 }
 _KNOWN = {"do_resize", "size", "resample", "do_center_crop", "crop_size", "crop_pct", "do_rescale", "rescale_factor"}
 _KNOWN |= {"do_normalize", "image_mean", "image_std", "image_processor_type", "feature_extractor_type"}
-_KNOWN |= {"do_convert_rgb", "do_reduce_labels", "reduce_labels", "default_to_square"}  # 后几项不改这里的像素
+# 下面的不改这里的像素
+_KNOWN |= {"do_convert_rgb", "do_reduce_labels", "reduce_labels", "default_to_square"}
 _KNOWN |= {"processor_class", "_valid_processor_keys", "data_format", "input_data_format", "return_tensors", "device"}
 _CHANGES_PIXELS = re.compile("^do_|divis|offset|aspect|multiple|pixels|pad|margin|include_top|gray|thumbnail|flip")
 
 
 def processor_facts(values: dict, path, channels: int | None) -> dict:
-    """``preprocessor_config.json`` 的内容 -> 归一化、摆法、图像大小(字典),连同没有写明而按默认的 ``assumed``,见 ``WeightsInfo``。
+    """``preprocessor_config.json`` 的内容 -> 归一化、摆法、图像大小(字典),没有写明而按默认的在 ``assumed`` 里。
 
     Args:
         values (dict): 文件的内容。
@@ -183,7 +184,7 @@ def _sides(value, path, name, square):
 
 
 def timm_preprocessing(config: dict, path) -> dict:
-    """timm 的 ``pretrained_cfg`` -> 归一化、摆法、图像大小(字典),连同没有写明而按默认的 ``assumed``,见 ``WeightsInfo``。
+    """timm 的 ``pretrained_cfg`` -> 归一化、摆法、图像大小(字典),没有写明而按默认的在 ``assumed`` 里。
 
     Args:
         config (dict): ``pretrained_cfg``。
