@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import PIL
 import timm.data
 import transformers
 from images import photo
@@ -86,7 +87,7 @@ def main():
             for size in SIZES:
                 found = compute(values, Image.fromarray(photo(*size)))
                 pixels[f"{kind}_{name} {size[0]}x{size[1]}"] = found[:, ::STEP, ::STEP].astype("float32")
-    packages = {"transformers": transformers.__version__, "timm": timm.__version__}
+    packages = {"transformers": transformers.__version__, "timm": timm.__version__, "pillow": PIL.__version__}
     text = json.dumps({"packages": packages, "sizes": SIZES, "step": STEP, "cases": settings}, indent=1)
     (HERE / "pixels.json").write_text(text + "\n", encoding="utf-8")
     np.savez_compressed(HERE / "pixels.npz", **pixels)

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import PIL
 import pytest
 from PIL import Image
 from support.running import ROOT
@@ -23,6 +24,8 @@ sys.path.insert(0, str(REFERENCE))
 from images import photo  # noqa: E402  tests/reference 不是包
 
 PIXELS = json.loads((REFERENCE / "pixels.json").read_text(encoding="utf-8"))
+# 别的版本的 Pillow 缩放时取整不同,一些点差一级灰度
+LIMIT = 1e-3 if PIL.__version__ == PIXELS["packages"]["pillow"] else 5e-3
 FILE = Path("preprocessor_config.json")
 VIT = {"image_processor_type": "ViTImageProcessor", "size": {"height": 224, "width": 224}, "resample": 2}
 VIT |= {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
@@ -43,8 +46,8 @@ def test_pixels_equal_the_reference(name):
         for width, height in PIXELS["sizes"]:
             found = to_input([Image.fromarray(photo(width, height))], info)[0]  # [C, H, W]
             wanted = expected[f"{name} {width}x{height}"]
-            difference = np.abs(found[:, :: PIXELS["step"], :: PIXELS["step"]] - wanted) * min(std)
-            assert difference.mean() <= 1e-3 * max(1, 1), (width, height, difference.max())
+            difference = np.abs(found[:, :: PIXELS["step"], :: PIXELS["step"]] - wanted) * min(1, 255 * min(std))
+            assert difference.mean() <= LIMIT, (width, height, difference.max())
 
 
 @pytest.mark.parametrize(
