@@ -9,15 +9,16 @@ import dataclasses
 import difflib
 import functools
 from pathlib import Path
-from typing import Literal, Optional, get_args, get_origin, get_type_hints
+from typing import Annotated, Literal, Optional, Union, get_args, get_origin, get_type_hints
 
 import yaml
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
 from .errors import UserError
 from .family.models import check_settings, full_name
 from .system.files import atomic_write, read_yaml
+from .system.fitting import parse_size
 from .system.run_files import CONFIG, DESCRIPTION
 
 __all__ = [
@@ -46,10 +47,13 @@ _MODEL_DECIDES = "不给时由 --model 决定"
 _TAGS = ("shape", "free", "regular", "where", "resume")
 
 
-def _setting(default, group, description, tags="", gt=None, ge=None, lt=None, le=None):
-    """一个设置:默认值、``--help`` 里的分组、含义、标记(空格隔开)和范围。"""
-    extra = {"group": group, "tags": tags.split()}
+def _setting(default, group, description, tags="", gt=None, ge=None, lt=None, le=None, value_name=None):
+    """一个设置:默认值、``--help`` 里的分组、含义、标记(空格隔开)、范围和值的叫法(不给时由类型定)。"""
+    extra = {"group": group, "tags": tags.split(), "value_name": value_name}
     return Field(default, description=description, gt=gt, ge=ge, lt=lt, le=le, json_schema_extra=extra)
+
+
+ImageSize = Annotated[Union[int, str], BeforeValidator(parse_size)]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
@@ -73,11 +77,17 @@ class Config:
     train_per_class: Optional[int] = _setting(
         None, "数据", "训练图像每类最多几张(验证部分也是);按固定的种子挑,换 --seed 不变", gt=0
     )
-    normalization: Literal["auto", "half", "imagenet", "data"] = _setting(
+    normalization: Literal["auto", "half", "imagenet", "clip", "none", "data"] = _setting(
         "auto",
         "数据",
         "归一化用的均值和标准差:auto 微调时与权重相同,否则图片用 0.5、其余由数据算;half 都是 0.5;"
-        "imagenet 是 ImageNet 的;data 由训练图像算",
+        "imagenet 是 ImageNet 的;clip 是 CLIP 的;none 不归一化,像素是 0–1;data 由训练图像算",
+    )
+    fit: Literal["auto", "crop", "squash", "pad"] = _setting(
+        "auto",
+        "数据",
+        "图片的大小和形状不同时怎样摆:auto 微调时与权重相同,否则同 crop;crop 按短边缩放后居中裁剪;"
+        "squash 不管长宽比缩放;pad 按长边缩放,短边补灰",
     )
     grayscale: Optional[bool] = _setting(
         None, "数据", "把 folder 的图片读成灰度(1 个通道);不给时是彩色,微调时与原来的运行相同"
@@ -86,7 +96,13 @@ class Config:
     model: str = _setting(
         "vit", "模型", "模型名;vit 是课程里的模型,尺寸由下面的参数改;其余如 vit_tiny、vit_base_patch16_224"
     )
-    image_size: Optional[int] = _setting(None, "模型", "图像边长(像素);不给时由模型名或数据集决定", "shape free", gt=0)
+    image_size: Optional[ImageSize] = _setting(
+        None,
+        "模型",
+        "图像边长(像素),或 高x宽,如 64x128;不给时由模型名或数据集决定",
+        "shape free",
+        value_name="边长(正整数)或 高x宽",
+    )
     patch_size: Optional[int] = _setting(None, "模型", f"图块边长(像素),要整除图像边长;{_MODEL_DECIDES}", "shape", gt=0)
     embed_dim: Optional[int] = _setting(None, "模型", f"嵌入维度 D;{_MODEL_DECIDES}", "shape", gt=0)
     depth: Optional[int] = _setting(None, "模型", f"编码器层数;{_MODEL_DECIDES}", "shape", gt=0)
@@ -258,8 +274,8 @@ def all_settings() -> tuple[Setting, ...]:
 def _describe(name, info, hint):
     types = {hint, *get_args(hint)}
     choices = next((get_args(kind) for kind in types if get_origin(kind) is Literal), None)
-    value_name = "整数" if int in types else "数字" if float in types else "文字"
     extra = info.json_schema_extra
+    value_name = extra["value_name"] or ("整数" if int in types else "数字" if float in types else "文字")
     described = info.description, tuple(extra["tags"]), bool in types
     return Setting(name, info.default, extra["group"], *described, choices, value_name)
 

@@ -4,12 +4,15 @@ from pathlib import Path
 
 import ctrl_c  # noqa: F401
 
+from paddle_vit.data.info import parse_info
 from paddle_vit.errors import UserError
 from paddle_vit.family.models import create_model
 from paddle_vit.system.cli import ArgumentParser, numbers, run_main
 from paddle_vit.system.files import atomic_write
-from paddle_vit.weights import export_weights, propose_table
-from paddle_vit.weights.conversion import can_predict, import_weights, parse_settings, read_class_names
+from paddle_vit.system.fitting import FITS, INTERPOLATIONS, fit_named
+from paddle_vit.weights import describe_weights, export_weights, propose_table
+from paddle_vit.weights.checkpoint import read_description
+from paddle_vit.weights.conversion import assumptions, import_weights, parse_settings, read_class_names
 
 
 def main():
@@ -35,12 +38,18 @@ def main():
     parser.add_argument(
         "--std", type=numbers, metavar="数,…", help="各通道的标准差,与 --mean 一起给;都不给时用权重里写着的"
     )
+    parser.add_argument(
+        "--fit", choices=FITS, help="图片怎样摆成模型的大小:居中裁剪、压扁或补边;不给时用权重旁边写着的,没有就裁剪"
+    )
+    parser.add_argument("--interpolation", choices=INTERPOLATIONS, help="缩放图片的插值,与 --fit 一起给;默认 bicubic")
     parser.add_argument("--resize-patches", action="store_true", help="图块边长不同时,图块嵌入的卷积核也改大小")
     parser.add_argument("--no-strict", action="store_true", help="缺少的张量保持随机的初值,多出的不用,都写在报告里")
     parser.add_argument("--export-timm", metavar="FILE", help="另外写一份 timm 名字的 .safetensors")
     parser.add_argument("--verbose", action="store_true", help="打印每个张量的去处")
     args = parser.parse_args()
 
+    if args.interpolation is not None and args.fit is None:
+        raise UserError("--interpolation 只与 --fit 一起给:请加上 --fit,或去掉它。")
     settings = parse_settings(args.set)
     if args.image_size is not None:
         settings["image_size"] = args.image_size
@@ -61,6 +70,7 @@ def main():
         read_class_names(args.class_names) if args.class_names else None,
         mean=args.mean,
         std=args.std,
+        fit=None if args.fit is None else fit_named(args.fit, args.interpolation or "bicubic"),
         table=args.table,
         resize_patches=args.resize_patches,
         strict=not args.no_strict,
@@ -69,8 +79,27 @@ def main():
     if args.verbose:
         print(report.details())
     print(f"写好了 {args.output}")
-    if not can_predict(args.output):
+    data = (read_description(args.output) or (None, None))[1]
+    if data is None:
         print("提示:里面没有均值和标准差,可以微调,还不能预测;要预测请加 --mean 和 --std 重新转换。")
+    else:
+        print(f"预处理:{parse_info(data, args.output).describe()}")
+    options = {
+        "normalization": "--mean、--std",
+        "fit": "--fit",
+        "epsilon": "--set epsilon=…",
+        "classes": "--class-names",
+    }
+    stated = {
+        "normalization": args.mean,
+        "fit": args.fit,
+        "classes": args.class_names,
+        "epsilon": settings.get("epsilon"),
+    }
+    options = {fact: option for fact, option in options.items() if stated[fact] is None}
+    line = assumptions(describe_weights(args.source, args.table, args.model), options)
+    if line is not None:
+        print(line)
     if args.export_timm is not None:
         print(f"写好了 {args.export_timm};在 timm 里:{export_weights(model, args.export_timm)}")
 

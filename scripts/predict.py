@@ -4,11 +4,12 @@ import sys
 
 import ctrl_c  # noqa: F401
 
-from paddle_vit.data.images import expand_paths, looks_light
+from paddle_vit.data.images import expand_paths, far_from_square, looks_light
 from paddle_vit.data.info import DARK_BACKGROUND
 from paddle_vit.deploy.engines import add_engine_arguments
 from paddle_vit.deploy.predictor import Predictor
-from paddle_vit.system.cli import ArgumentParser, run_main
+from paddle_vit.system.cli import ArgumentParser, numbers, run_main
+from paddle_vit.system.fitting import FITS, fit_named
 from paddle_vit.system.runtime import setup_runtime
 
 
@@ -23,6 +24,9 @@ def main():
     parser.add_argument("--top", type=int, default=3, help="每张图片打印几类(默认 3)")
     parser.add_argument("--invert", action="store_true", help="先把图片反色;白底黑字的数字要加它(训练数据是黑底白字)")
     parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto", help="设备(默认 auto)")
+    parser.add_argument("--fit", choices=FITS, help="图片怎样摆成模型的大小:居中裁剪、压扁或补边;不给时与训练时相同")
+    parser.add_argument("--mean", type=numbers, metavar="数,…", help="像素(0–1)各通道的均值;不给时用模型里写着的")
+    parser.add_argument("--std", type=numbers, metavar="数,…", help="各通道的标准差;不给时用模型里写着的")
     add_engine_arguments(parser)
     args = parser.parse_args()
 
@@ -31,6 +35,13 @@ def main():
     predictor = Predictor(args.model, args.engine, args.precision, settings["threads"], len(paths))
     if predictor.note:
         print(predictor.note, file=sys.stderr)
+    if (args.mean, args.std, args.fit) != (None, None, None):
+        method = predictor.info.fit.interpolation
+        predictor.restate(args.mean, args.std, None if args.fit is None else fit_named(args.fit, method))
+        print(f"预处理:{predictor.info.describe()}", file=sys.stderr)
+    hint = far_from_square(paths, predictor.info)
+    if hint is not None:
+        print(hint, file=sys.stderr)
     if predictor.info.name in DARK_BACKGROUND and not args.invert and all(map(looks_light, paths[:20])):
         print("提示:图片像是白底黑字,训练数据是黑底白字:请加 --invert。", file=sys.stderr)
     for path, prediction in zip(paths, predictor.each(paths, args.top, args.invert)):

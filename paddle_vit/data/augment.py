@@ -6,12 +6,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
+from ..checks import as_pair
 from ..config import Config
+from ..system.fitting import Fit, Size, fit_image
 
 __all__ = [
     "IMAGE_NUMBERS",
@@ -25,7 +28,6 @@ __all__ = [
     "random_erasing",
     "random_flip",
     "random_resized_crop",
-    "resize_and_center_crop",
     "to_pixels",
 ]
 
@@ -80,31 +82,39 @@ def random_erasing(images: np.ndarray, probability: float, numbers: np.ndarray) 
     return images
 
 
-def resize_and_center_crop(image: Image.Image, size: int) -> Image.Image:
-    """把短边缩放到 size(像素),再裁出中间的正方形;已经是这个大小时原样返回。Pillow 图像进,Pillow 图像出。"""
-    if image.size == (size, size):
-        return image
-    return ImageOps.fit(image, (size, size), method=Image.Resampling.BICUBIC)
-
-
-def random_resized_crop(image: Image.Image, size: int, min_scale: float, numbers: np.ndarray) -> Image.Image:
+def random_resized_crop(
+    image: Image.Image, size: Size, min_scale: float, numbers: np.ndarray, fit: Fit | None = None
+) -> Image.Image:
     """随机缩放裁剪(Inception 式,arXiv 1409.4842):裁出面积占 min_scale–1、长宽比 3/4–4/3 的一块,缩放到 size。
+
+    长宽比是相对于 size 的;评估时压扁(squash)的,相对于整张图片,评估时补边(pad)的,先补好再裁:与评估看到的一致。
 
     Args:
         image (PIL.Image.Image): 任意大小。
-        size (int): 输出边长,像素。
+        size (int | (int, int)): 输出边长或 (高, 宽),像素。
         min_scale (float): 面积的下限,比例。
         numbers (ndarray): [4]:面积、长宽比、行、列。
+        fit (Fit | None): 评估时怎样摆;``None`` 是默认的。
     """
+    fit, (rows, columns) = fit or Fit(), as_pair(size, "image_size")
+    if fit.kind == "pad":
+        image = fit_image(image, _around(image.size, columns / rows), dataclasses.replace(fit, share=1))
     width, height = image.size
+    aspect = width / height if fit.kind == "squash" else columns / rows
     area = (min_scale + (1 - min_scale) * numbers[0]) * width * height
-    ratio = (3 / 4) ** (1 - 2 * numbers[1])
+    ratio = (3 / 4) ** (1 - 2 * numbers[1]) * aspect
     crop_width = int(np.clip(round((area * ratio) ** 0.5), 1, width))
     crop_height = int(np.clip(round((area / ratio) ** 0.5), 1, height))
     top = int(numbers[2] * (height - crop_height + 1))
     left = int(numbers[3] * (width - crop_width + 1))
     box = (left, top, left + crop_width, top + crop_height)
-    return image.resize((size, size), Image.Resampling.BICUBIC, box=box)
+    return image.resize((columns, rows), Image.Resampling[fit.interpolation.upper()], box=box)
+
+
+def _around(have, aspect):
+    """能放下 (宽, 高) 的图片、长宽比为 aspect 的最小的 (高, 宽)。"""
+    width, height = have
+    return max(height, round(width / aspect)), max(width, round(height * aspect))
 
 
 def _affine(image, matrix):
@@ -146,22 +156,25 @@ def rand_augment(image: Image.Image, operations: int, magnitude: float, numbers:
     return image
 
 
-def augment_image(image: Image.Image, size: int, config: Config, numbers: np.ndarray) -> Image.Image:
-    """逐张的变换:随机缩放裁剪(关闭时是中心裁剪)和 RandAugment。
+def augment_image(
+    image: Image.Image, size: Size, config: Config, numbers: np.ndarray, fit: Fit | None = None
+) -> Image.Image:
+    """逐张的变换:随机缩放裁剪(关闭时与评估相同)和 RandAugment。
 
     Args:
         image (PIL.Image.Image): 任意大小。
-        size (int): 输出边长,像素。
+        size (int | (int, int)): 输出边长或 (高, 宽),像素。
         config (Config): 用到 crop_scale、rand_augment、rand_augment_magnitude。
         numbers (ndarray): [IMAGE_NUMBERS]。
+        fit (Fit | None): 评估时怎样摆;``None`` 是默认的。
 
     Returns:
-        PIL.Image.Image: size x size。
+        PIL.Image.Image: 大小是 size。
     """
     if config.crop_scale < 1:
-        image = random_resized_crop(image, size, config.crop_scale, numbers[:4])
+        image = random_resized_crop(image, size, config.crop_scale, numbers[:4], fit)
     else:
-        image = resize_and_center_crop(image, size)
+        image = fit_image(image, size, fit)
     if config.rand_augment:
         operations = config.rand_augment
         image = rand_augment(image, operations, config.rand_augment_magnitude, numbers[4 : 4 + 3 * operations])

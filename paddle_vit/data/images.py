@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import struct
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from PIL import Image, ImageCms, ImageOps
 
 from ..config import Config
 from ..errors import UserError
+from ..system.fitting import Fit, Size, fit_image, kept_share, size_text
 from ..system.pictures import to_array
-from .augment import IMAGE_NUMBERS, augment_image, normalize, resize_and_center_crop
+from .augment import IMAGE_NUMBERS, augment_image, normalize
 from .info import DataInfo
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "check_image_files",
     "convert_image",
     "expand_paths",
+    "far_from_square",
     "find_images",
     "looks_light",
     "read_image",
@@ -31,16 +34,21 @@ __all__ = [
 ]
 
 
+ORIENTATION = 0x0112  # EXIF 里的朝向;5–8 是转了 90°
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 
 
 def at_size(
-    image: Image.Image, size: int, config: Config | None = None, numbers: np.ndarray | None = None
+    image: Image.Image,
+    size: Size,
+    fit: Fit | None = None,
+    config: Config | None = None,
+    numbers: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Pillow 图像 -> uint8 [size, size, C];有随机数时增强,没有时(评估、预测)只缩放和中心裁剪。"""
+    """Pillow 图像 -> uint8 [H, W, C],size 是边长或 (H, W);有随机数时增强,没有时(评估、预测)只照 fit 摆好。"""
     if numbers is None or config is None:
-        return to_array(resize_and_center_crop(image, size))
-    return to_array(augment_image(image, size, config, numbers[:IMAGE_NUMBERS]))
+        return to_array(fit_image(image, size, fit))
+    return to_array(augment_image(image, size, config, numbers[:IMAGE_NUMBERS], fit))
 
 
 def read_image(path: str | Path, channels: int) -> Image.Image:
@@ -138,8 +146,36 @@ def check_image_files(paths: Iterable[Path]) -> None:
 
 
 def to_input(images: Iterable[Image.Image], info: DataInfo) -> np.ndarray:
-    """一批 Pillow 图像 -> 模型的输入 float32 [B, C, H, W](缩放、中心裁剪、归一化,与训练时评估的处理相同)。"""
-    return normalize(np.stack([at_size(image, info.image_size) for image in images]), info.mean, info.std)
+    """一批 Pillow 图像 -> 模型的输入 float32 [B, C, H, W](照 info.fit 摆好,归一化,与训练时评估的处理相同)。"""
+    pixels = np.stack([at_size(image, info.image_size, info.fit) for image in images])  # [B, H, W, C]
+    return normalize(pixels, info.mean, info.std)
+
+
+def far_from_square(paths: Sequence[str | Path], info: DataInfo, most: int = 200) -> str | None:
+    """多数图片被裁去一大半时,一句提醒;否则是 ``None``。
+
+    Args:
+        paths (Sequence): 图片文件;只看均匀取出的 most 张的文件头,读不出来的不算。
+        info (DataInfo): 用到 image_size 和 fit。
+        most (int): 最多看几张。
+    """
+    kept = []
+    for path in paths[:: max(1, len(paths) // most)]:
+        with contextlib.suppress(OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError):
+            with warnings.catch_warnings(), Image.open(path) as image:
+                warnings.simplefilter("ignore")
+                turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+                size = image.size[::-1] if turned else image.size
+            kept.append((kept_share(size, info.image_size, info.fit), size))
+    kept.sort()
+    share, size = kept[len(kept) // 2] if kept else (1.0, None)
+    if share >= 0.5:
+        return None
+    return (
+        f"提示:图片的长宽比与模型的 {size_text(info.image_size)} 像素相差很大(如宽 {size[0]}、高 {size[1]}),"
+        f"居中裁剪后只剩约 {share:.0%} 的面积;要看到整张图片,请用 --fit squash(压扁)或 --fit pad(补边)训练,"
+        "或让 --image-size 高x宽 接近图片的长宽比。"
+    )
 
 
 def expand_paths(patterns: Iterable[str]) -> list[Path]:

@@ -7,8 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..checks import as_pair
 from ..errors import UserError
 from ..system.files import atomic_write, matches, read_json
+from ..system.fitting import Fit, Size, parse_fit, plain_size
 
 __all__ = ["DARK_BACKGROUND", "DataInfo", "check_same_data", "load_info", "parse_info", "save_info", "shorten"]
 
@@ -24,21 +26,30 @@ class DataInfo:
         name (str): 数据集名。
         classes (tuple[str]): 类别名,下标就是标签。
         channels (int): 通道数 C,1 或 3。
-        image_size (int): 图像边长,像素。
+        image_size (int | (int, int)): 图像边长,不是正方形时是 (高, 宽),像素。
         mean, std (tuple[float]): 每个通道的均值和标准差,像素值按 0–1。
         counts (dict): 训练、验证、测试各有多少张。
+        fit (Fit): 任意大小的图片怎样摆成 image_size。
     """
 
     name: str
     classes: tuple[str, ...]
     channels: int
-    image_size: int
+    image_size: Size
     mean: tuple[float, ...]
     std: tuple[float, ...]
     counts: dict[str, int]
+    fit: Fit = dataclasses.field(default_factory=Fit)
+
+    def describe(self) -> str:
+        """图片怎样变成模型的输入,一行。"""
+        mean, std = ("、".join(f"{value:.4g}" for value in values) for values in (self.mean, self.std))
+        return f"{self.fit.describe(self.image_size)},像素(0–1)减 {mean},除以 {std}"
 
 
-_INFO = dict(name=str, classes=[str], channels=int, image_size=int, mean=[float], std=[float], counts={None: int})
+_INFO = dict(
+    name=str, classes=[str], channels=int, image_size=(int, list), mean=[float], std=[float], counts={None: int}
+)
 
 
 def parse_info(values: dict, source: str | Path) -> DataInfo:
@@ -60,6 +71,11 @@ def parse_info(values: dict, source: str | Path) -> DataInfo:
     if not good or not len(values["mean"]) == len(values["std"]) == values["channels"] or not min(values["std"]) > 0:
         raise UserError(f"{source} 已损坏:请换一个备份,或重新训练。")
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    try:
+        fit, size = parse_fit(values.get("fit")), plain_size(*as_pair(values["image_size"], "image_size"))
+    except (ValueError, TypeError, UserError):
+        raise UserError(f"{source} 已损坏:请换一个备份,或重新训练。") from None
+    values = {**values, "fit": fit, "image_size": size}
     return DataInfo(**{field.name: values[field.name] for field in dataclasses.fields(DataInfo)})
 
 
@@ -93,7 +109,7 @@ def check_same_data(saved: DataInfo, found: DataInfo, where: str | Path, whole: 
     """
     names = {"classes": "类别", "channels": "通道数", "image_size": "图像边长"}
     if whole:
-        names.update(counts="各部分的张数", mean="均值", std="标准差")
+        names.update(counts="各部分的张数", mean="均值", std="标准差", fit="摆法")
     for name, chinese in names.items():
         before, now = getattr(saved, name), getattr(found, name)
         if before != now:

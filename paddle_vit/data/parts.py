@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import paddle
 
+from ..checks import as_pair
 from ..config import Config
 from ..errors import UserError
+from ..system.fitting import Fit, Size
 from ..system.pictures import to_pillow
 from .images import at_size, read_image
 from .info import DataInfo
@@ -42,12 +44,17 @@ class ArrayPart:
     Args:
         images (ndarray): uint8,[n, H, W, C],原来的大小。
         labels (ndarray): int64,[n]。
-        image_size (int | None): 取出时缩放到的边长,像素;``None`` 不缩放。放大后的图像不常驻内存。
+        image_size (int | (int, int) | None): 取出时缩放到的边长或 (高, 宽),像素;``None`` 不缩放。
+            放大后的图像不常驻内存。
+
+    Attributes:
+        fit (Fit): 怎样摆成这个大小。
     """
 
-    def __init__(self, images: np.ndarray, labels: np.ndarray, image_size: int | None = None):
+    def __init__(self, images: np.ndarray, labels: np.ndarray, image_size: Size | None = None):
         self.images, self.labels = images, np.asarray(labels, "int64")
-        self.image_size = image_size or images.shape[1]
+        self.image_size: Size = image_size or images.shape[1]
+        self.fit = Fit()
 
     def __len__(self):
         return len(self.labels)
@@ -60,9 +67,10 @@ class ArrayPart:
             images = self.images[indices]  # [b, H, W, C]
             augment = config is not None and (config.rand_augment or config.crop_scale < 1)
             rows = numbers if augment else None
-            if rows is not None or images.shape[1:3] != (self.image_size, self.image_size):
-                size, each = self.image_size, itertools.repeat(None) if rows is None else rows
-                images = np.stack([at_size(to_pillow(x), size, config, row) for x, row in zip(images, each)])
+            ready = images.shape[1:3] == as_pair(self.image_size, "image_size") and self.fit.share == 1
+            if rows is not None or not ready:
+                place, each = (self.image_size, self.fit, config), itertools.repeat(None) if rows is None else rows
+                images = np.stack([at_size(to_pillow(x), *place, row) for x, row in zip(images, each)])
             yield images
 
     def read(self, index: int) -> np.ndarray:
@@ -71,7 +79,9 @@ class ArrayPart:
 
     def chosen(self, indices: np.ndarray, labels: np.ndarray) -> ArrayPart:
         """只留下 indices 里的图像,标签换成 labels(与 indices 一一对应)。"""
-        return ArrayPart(self.images[indices], labels, self.image_size)
+        part = ArrayPart(self.images[indices], labels, self.image_size)
+        part.fit = self.fit
+        return part
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,16 +97,20 @@ class FilePart(paddle.io.Dataset):
     Args:
         paths (list[Path]): 图片文件。
         labels (ndarray): int64,[n]。
-        image_size (int): 缩放后的边长,像素。
+        image_size (int | (int, int)): 缩放后的边长或 (高, 宽),像素。
         workers (int): 读取进程数。
         channels (int): 通道数 C:1 读成灰度,3 读成 RGB。
+
+    Attributes:
+        fit (Fit): 怎样摆成这个大小。
     """
 
-    def __init__(self, paths: Sequence[Path], labels: np.ndarray, image_size: int, workers: int, channels: int = 3):
+    def __init__(self, paths: Sequence[Path], labels: np.ndarray, image_size: Size, workers: int, channels: int = 3):
         super().__init__()
         self.paths, self.labels = list(paths), np.asarray(labels, "int64")
         self.image_size, self.workers, self.channels = image_size, workers, channels
         self.config: Config | None = None
+        self.fit = Fit()
 
     def __len__(self):
         return len(self.labels)
@@ -107,7 +121,7 @@ class FilePart(paddle.io.Dataset):
             image = read_image(self.paths[index], self.channels)
         except UserError as error:  # 在读取进程里抛出会变成一屏调用栈,带回主进程再抛
             return BadImage(str(error))
-        return at_size(image, self.image_size, self.config, numbers)
+        return at_size(image, self.image_size, self.fit, self.config, numbers)
 
     def fetch(
         self, requests: Sequence[tuple[np.ndarray, np.ndarray | None]], config: Config | None = None
@@ -135,11 +149,13 @@ class FilePart(paddle.io.Dataset):
 
     def read(self, index: int) -> np.ndarray:
         """一张图像,uint8 [H, W, C]。"""
-        return at_size(read_image(self.paths[index], self.channels), self.image_size)
+        return at_size(read_image(self.paths[index], self.channels), self.image_size, self.fit)
 
     def chosen(self, indices: np.ndarray, labels: np.ndarray) -> FilePart:
         """同 ``ArrayPart.chosen``。"""
-        return FilePart([self.paths[i] for i in indices], labels, self.image_size, self.workers, self.channels)
+        part = FilePart([self.paths[i] for i in indices], labels, self.image_size, self.workers, self.channels)
+        part.fit = self.fit
+        return part
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,6 +166,12 @@ class Data:
     train: ArrayPart | FilePart
     val: ArrayPart | FilePart
     test: ArrayPart | FilePart
+
+    def fitted(self, fit: Fit) -> Data:
+        """同样的数据,图片换一种摆法;三个部分是就地改的。"""
+        for part in (self.train, self.val, self.test):
+            part.fit = fit
+        return dataclasses.replace(self, info=dataclasses.replace(self.info, fit=fit))
 
 
 def stratified_split(labels: np.ndarray, fraction: float, seed: int = SPLIT_SEED) -> tuple[np.ndarray, np.ndarray]:

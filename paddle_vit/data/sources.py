@@ -19,9 +19,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ..checks import as_pair
 from ..config import Config
 from ..errors import UserError
 from ..family.models import model_settings
+from ..system.fitting import Size, fit_named, size_text
 from .choosing import assemble, choose
 from .folder import load_folder
 from .images import check_image_files
@@ -47,7 +49,7 @@ def load_data(config: Config) -> Data:
 
     Args:
         config (Config): 用到 dataset、data_dir、val_fraction、classes、train_per_class、grayscale、image_size、
-            model、workers。
+            fit、model、workers。
 
     Returns:
         Data: 三部分数据和说明。
@@ -58,8 +60,14 @@ def load_data(config: Config) -> Data:
     size = image_size_of(config)
     if config.data_dir is not None and not Path(config.data_dir).is_dir():
         raise UserError(f"--data-dir {config.data_dir} 不是目录:请给数据所在的目录。")
-    if config.crop_padding > size:
-        raise UserError(f"--crop-padding {config.crop_padding} 超过了图像边长 {size}:请改小,通常是边长的八分之一。")
+    if config.crop_padding > min(as_pair(size, "image_size")):
+        side = size_text(size)
+        raise UserError(f"--crop-padding {config.crop_padding} 超过了图像边长 {side}:请改小,通常是边长的八分之一。")
+    data = _load(config, size)
+    return data if config.fit == "auto" else data.fitted(fit_named(config.fit))
+
+
+def _load(config, size):
     if config.dataset == "folder":
         return load_folder(config, size)
     if config.dataset == "flowers102":
@@ -82,8 +90,11 @@ def load_data(config: Config) -> Data:
     return assemble(config.dataset, classes, size, mean, std, *parts)
 
 
-def image_size_of(config: Config) -> int:
-    """图像边长(像素):设置里的,没有就由模型的名字定,再没有就是数据集原来的。"""
+def image_size_of(config: Config) -> Size:
+    """图像边长或 (高, 宽)(像素):设置里的,没有就由模型的名字定,再没有就是数据集原来的。"""
+    if isinstance(config.image_size, str):
+        height, width = config.image_size.split("x")
+        return int(height), int(width)
     named = model_settings(config.model).get("image_size")
     return config.image_size or named or _NATIVE_SIZES.get(config.dataset, 224)
 

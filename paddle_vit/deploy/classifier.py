@@ -5,14 +5,12 @@ import io
 import warnings
 from pathlib import Path
 
-import numpy as np
 from PIL import Image, ImageOps
 
 from ..attention.figures import overlay
 from ..attention.maps import rollout, token_map
 from ..attention.recording import has_windows
-from ..data.augment import resize_and_center_crop
-from ..data.images import read_image
+from ..data.images import at_size, read_image
 from ..data.parts import varied_images
 from ..errors import UserError
 from ..runs.loading import LoadedRun, load_run_data
@@ -107,8 +105,7 @@ class Classifier:
         model, info = self.predictor.model, self.predictor.info
         if model is None or has_windows(model):
             return None
-        pixels = np.asarray(resize_and_center_crop(image, info.image_size))
-        pixels = pixels.reshape(1, info.image_size, info.image_size, -1)  # [1, H, W, C]
+        pixels = at_size(image, info.image_size, info.fit)[None]  # [1, H, W, C]
         maps = token_map(rollout(self.predictor.attention([image])), model)  # [1, 行数, 列数]
         return overlay(pixels, maps, min_side=VISIBLE)[0]
 

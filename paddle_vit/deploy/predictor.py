@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import struct
 import threading
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Union
@@ -20,6 +22,7 @@ from ..data.images import convert_image, read_image, to_input
 from ..data.info import DataInfo
 from ..errors import UserError
 from ..runs.loading import LoadedModel, LoadedRun, load_model
+from ..system.fitting import Fit, plain_size
 from ..system.pictures import to_pillow
 from .engines import WORTH_IMAGES, check_engine, prediction_model
 from .export import is_export, load_export
@@ -76,11 +79,12 @@ class Predictor:
         threads (int | None): 推理引擎的 CPU 线程数;``None`` 由引擎决定。
         classes (Sequence[str] | None): 类别名,次序就是标签。
         mean, std (Sequence[float] | None): 训练时像素(0–1)各通道的均值和标准差。
-        image_size (int | None): 图像边长,像素;``None`` 由模型得知(本项目的模型都知道)。
+        image_size (int | (int, int) | None): 图像边长或 (高, 宽),像素;``None`` 由模型得知(本项目的模型都知道)。
+        fit (Fit | None): 图片怎样摆成 image_size;``None`` 是居中裁剪。
         count (int | None): 大约要预测多少张,``engine='auto'`` 用它判断值不值得建静态图;``None`` 是很多。
 
     Attributes:
-        info (DataInfo): 类别名、通道数、图像边长、均值和标准差。
+        info (DataInfo): 类别名、通道数、图像边长、图片的摆法、均值和标准差;``restate`` 换掉后三项。
         engine (str): 实际用的引擎。
         note (str | None): 想用推理引擎而没能用上时的原因,一行中文。
         loaded (LoadedRun | LoadedModel | None): 读进来的运行或权重文件;导出的目录没有,是 ``None``。
@@ -101,13 +105,14 @@ class Predictor:
         classes: Sequence[str] | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
-        image_size: int | None = None,
+        image_size: int | tuple[int, int] | None = None,
+        fit: Fit | None = None,
     ):
-        facts = {"classes": classes, "mean": mean, "std": std, "image_size": image_size}
+        facts = {"classes": classes, "mean": mean, "std": std, "image_size": image_size, "fit": fit}
         if isinstance(source, nn.Layer):
             source = LoadedModel(Path(type(source).__name__), _info_of(source, **facts), source, {})
         elif any(value is not None for value in facts.values()):
-            raise UserError("classes、mean、std、image_size 只与模型一起给:运行目录和权重文件里已经写着。")
+            raise UserError("classes、mean、std、image_size、fit 只与模型一起给:运行目录和权重文件里已经写着。")
         self._turn = threading.Lock()
         with _BUILDING:
             if isinstance(source, (str, Path)) and is_export(source):
@@ -135,6 +140,8 @@ class Predictor:
 
         Args:
             images: 一张图像或若干张:路径,PIL 图像,或 uint8 的数组 [H, W] 或 [H, W, C](C 是 1、3 或 4)。
+                路径和 PIL 图像都按 EXIF 摆正。数组的通道是红、绿、蓝(RGB),OpenCV(cv2)读来的是蓝、绿、红,
+                请先 ``array[..., ::-1]``。
             top (int): 给出几类;超过类别数时给出全部。
             invert (bool): 先反色。
             batch_size (int): 每批几张。
@@ -167,6 +174,22 @@ class Predictor:
         """每一类的概率,次序同 ``info.classes``:float32 [B, K]。参数见 ``__call__``,images 是若干张。"""
         rows = list(self._rows(images, invert, batch_size))
         return np.stack(rows) if rows else np.zeros((0, len(self.info.classes)), "float32")  # [B, K]
+
+    def restate(
+        self, mean: Sequence[float] | None = None, std: Sequence[float] | None = None, fit: Fit | None = None
+    ) -> None:
+        """换掉说明里的均值、标准差(像素 0–1,每个通道一个;只给一个数就是各通道相同)和图片的摆法;不给的不变。
+
+        Raises:
+            UserError: 个数或数值不合法。
+        """
+        channels = self.info.channels
+        mean, std = (
+            old if new is None else tuple(map(float, new)) * (channels if len(new) == 1 else 1)
+            for new, old in ((mean, self.info.mean), (std, self.info.std))
+        )
+        check_normalization(mean, std, channels)
+        self.info = dataclasses.replace(self.info, mean=mean, std=std, fit=fit or self.info.fit)
 
     def attention(self, images: list) -> np.ndarray:
         """动态图模型各层各头的注意力权重,同 ``attention_weights``,而几个线程可以同时用。
@@ -209,7 +232,7 @@ class Predictor:
                 image.load()  # Pillow 到用时才读文件
             except (OSError, SyntaxError, ValueError, struct.error, EOFError):
                 raise UserError("这个 PIL 图像读不出像素:文件不完整,或已经关闭。请换一张,或重新打开。") from None
-            image = convert_image(image, self.info.channels)
+            image = convert_image(_upright(image), self.info.channels)
         else:
             image = convert_image(_from_array(image), self.info.channels)
         return ImageOps.invert(image) if invert else image
@@ -224,7 +247,15 @@ class Predictor:
         return (exponents / exponents.sum(axis=1, keepdims=True)).astype("float32")
 
 
-def _info_of(model, classes, mean, std, image_size):
+def _upright(image):
+    """按 EXIF 摆正,与读文件时相同;EXIF 有误的不动。"""
+    with warnings.catch_warnings(), contextlib.suppress(OSError, SyntaxError, ValueError, struct.error, EOFError):
+        warnings.simplefilter("ignore")
+        return ImageOps.exif_transpose(image)
+    return image
+
+
+def _info_of(model, classes, mean, std, image_size, fit):
     """自己训练的模型的 ``DataInfo``,由使用者写明。"""
     missing = [name for name, value in (("classes", classes), ("mean", mean), ("std", std)) if value is None]
     if missing:
@@ -239,13 +270,12 @@ def _info_of(model, classes, mean, std, image_size):
     image_size = settings.get("image_size") if image_size is None else image_size
     if image_size is None:
         raise UserError(f"不知道 {type(model).__name__} 的图像边长:请再写明 image_size=…(像素)。")
-    height, width = as_pair(image_size, "image_size")
-    if height != width:
-        raise UserError(f"模型的图像是 {height} x {width} 像素,Predictor 只会缩放成正方形:请换 image_size 相同的模型。")
+    size = plain_size(*as_pair(image_size, "image_size"))
     if settings.get("num_classes", len(classes)) != len(classes):
         raise UserError(f"模型有 {settings['num_classes']} 类,而给了 {len(classes)} 个类别名:请检查 classes。")
     names = tuple(str(name) for name in classes)
-    return DataInfo("own", names, channels, height, tuple(map(float, mean)), tuple(map(float, std)), {})
+    facts = tuple(map(float, mean)), tuple(map(float, std)), {}, fit or Fit()
+    return DataInfo("own", names, channels, size, *facts)
 
 
 def _is_one(images):
@@ -265,7 +295,7 @@ def _from_array(array):
     if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4))):
         raise UserError(
             f"数组的类型是 {array.dtype}、形状是 {list(array.shape)}:一张图像应是 uint8(0–255)的 [H, W] 或 [H, W, C],"
-            "C 是 1、3 或 4。若干张灰度图用 list(数组)。"
+            "C 是 1、3 或 4,次序是 RGB(cv2 读来的请先 array[..., ::-1])。若干张灰度图用 list(数组)。"
         )
     if 0 in array.shape:
         raise UserError(f"数组的形状是 {list(array.shape)}:图像里没有像素。")

@@ -10,6 +10,7 @@ from ..data.info import DataInfo, load_info
 from ..data.parts import Data, pixel_statistics
 from ..errors import UserError
 from ..family.models import create_model, full_name, model_settings
+from ..system.fitting import fit_named, size_setting
 from ..system.run_files import DATA, LAST, SUMMARY
 from ..tasks.distillation import Distillation
 from ..weights import NORMALIZATION, LoadReport, WeightsInfo, describe_weights, load_weights
@@ -19,6 +20,7 @@ __all__ = [
     "Beginning",
     "begin",
     "check_inherited",
+    "choose_fit",
     "choose_normalization",
     "first_weights",
     "inherited_settings",
@@ -116,6 +118,8 @@ def inherited_settings(wanted: dict) -> dict:
         if wanted.get("model") is None:
             raise UserError(f"{source} 是别处的权重,没有写明是哪个模型:请加上 --model{known.guess()}。")
         return {} if known.epsilon is None else {"epsilon": known.epsilon}
+    if isinstance(known.model.get("image_size"), list):
+        known.model["image_size"] = size_setting(tuple(known.model["image_size"]))
     settable = {name for name in [*tagged("shape"), *tagged("regular")]}
     usual = {name: list(value) for name, value in model_settings(known.model["name"]).items() if type(value) is tuple}
     model = {name: value for name, value in known.model.items() if name not in usual or list(value) != usual[name]}
@@ -148,6 +152,16 @@ def check_inherited(config: Config, inherited: dict):
 # ---- 照着做 ----
 
 
+def choose_fit(data: Data, config: Config, beginning: Beginning) -> Data:
+    """按设置换掉图片的摆法;微调时默认与权重相同,写明了 ``--fit`` 的只沿用插值;续训时与原来相同。"""
+    known = None if beginning.weights is None else beginning.weights.fit
+    if beginning.info is not None:
+        return data.fitted(beginning.info.fit)
+    if config.fit != "auto":
+        return data.fitted(fit_named(config.fit, "bicubic" if known is None else known.interpolation))
+    return data if known is None else data.fitted(known)
+
+
 def choose_normalization(data: Data, config: Config, beginning: Beginning) -> Data:
     """按设置换掉归一化用的均值和标准差;微调时默认与权重相同,它看惯了那样的输入;续训时与原来相同。
 
@@ -160,10 +174,10 @@ def choose_normalization(data: Data, config: Config, beginning: Beginning) -> Da
     channels, choice = data.info.channels, config.normalization
     if beginning.info is not None:
         mean, std = beginning.info.mean, beginning.info.std
-    elif choice == "half":
-        mean = std = (0.5,) * channels
-    elif choice == "imagenet":
-        mean, std = NORMALIZATION["imagenet"]
+    elif choice in ("half", "none"):  # 各个通道相同
+        mean, std = ((values[0],) * channels for values in NORMALIZATION[choice])
+    elif choice in ("imagenet", "clip"):
+        mean, std = NORMALIZATION[choice]
     elif choice == "data":
         mean, std = pixel_statistics(data.train)
     elif beginning.weights is not None:

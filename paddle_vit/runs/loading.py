@@ -14,6 +14,7 @@ from ..data.sources import load_data
 from ..errors import UserError
 from ..family.models import check_size, create_model
 from ..system.files import read_json
+from ..system.fitting import plain_size
 from ..system.run_files import BEST, DATA, EXPORTED, ONNX, SUMMARY, resolve_latest
 from ..weights.checkpoint import differences, load_state_into, read_model
 
@@ -96,7 +97,7 @@ def load_run_data(loaded: LoadedRun, data_dir: str | Path | None = None) -> Data
         UserError: 数据缺失、损坏,或与训练时不同。
     """
     config = loaded.config if data_dir is None else dataclasses.replace(loaded.config, data_dir=str(data_dir))
-    data = load_data(config)
+    data = load_data(config).fitted(loaded.info.fit)
     check_same_data(loaded.info, data.info, loaded.directory, whole=False)
     return data
 
@@ -150,7 +151,8 @@ def load_model(source: str | Path) -> LoadedRun | LoadedModel:
     info = parse_info(info, source)
     stated = {"num_classes": len(info.classes), "in_channels": info.channels, "image_size": info.image_size}
     for name, value in stated.items():
-        if arguments.get(name) != value:
+        given = arguments.get(name)
+        if (plain_size(*given) if isinstance(given, list) and len(given) == 2 else given) != value:
             raise UserError(
                 f"{source} 的说明自相矛盾:模型的 {name} 是 {arguments.get(name)},数据的是 {value}。请换一个备份。"
             )

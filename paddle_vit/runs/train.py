@@ -7,7 +7,8 @@ from typing import Callable
 from paddle import nn
 
 from ..config import Config
-from ..data.parts import Data
+from ..data.images import far_from_square
+from ..data.parts import Data, FilePart
 from ..data.sources import load_data
 from ..errors import UserError
 from ..kernels.compiling import are_compiled, compile_for_training
@@ -23,7 +24,8 @@ from ..tasks.task import Task
 from ..training.loop import fit
 from ..training.recomputing import recompute_encoders
 from ..weights import save_report
-from .beginning import begin, choose_normalization, first_weights, load_distillation
+from ..weights.conversion import assumptions
+from .beginning import begin, choose_fit, choose_normalization, first_weights, load_distillation
 from .command_line import parse_config
 from .directory import open_run
 from .loading import LoadedRun, build_model
@@ -84,19 +86,23 @@ def train(config: Config, model: nn.Layer | None = None, task: TaskMaker | None 
             f"{font_advice()}{describe_runtime(runtime)}\n{_recipe_line(config)}读取数据 {config.dataset} …", flush=True
         )
     with one_after_another(rank, world):
-        data = choose_normalization(load_data(config), config, beginning)
+        data = choose_normalization(choose_fit(load_data(config), config, beginning), config, beginning)
     seed_everything(config.seed)
     network = build_model(config, data.info) if model is None else model
     if config.recompute:
         recompute_encoders(network)
     report = first_weights(network, config, data.info, beginning)
+    hint = far_from_square(data.train.paths, data.info) if isinstance(data.train, FilePart) and rank == 0 else None
     objective = load_distillation(config, data.info, beginning) or label_objective
     learned = Classification(data, config, objective) if task is None else task(data, config)
     with open_run(config, data.info, beginning, rank, world) as directory:
         if rank == 0:
             print(f"运行目录 {directory};看曲线:python scripts/board.py {directory.parent}", flush=True)
+        if hint is not None:
+            print(hint, flush=True)
         if rank == 0 and report is not None:
             print(f"微调:{report}", flush=True)
+            _print_assumptions(beginning.weights)
             save_report(report, directory / INIT)
 
         def make_log(steps_per_epoch, position):
@@ -111,6 +117,14 @@ def train(config: Config, model: nn.Layer | None = None, task: TaskMaker | None 
             print("\n".join(learned.next_steps(directory, summary, model is not None)), flush=True)
     network.eval()
     return LoadedRun(directory, config, data.info, network)
+
+
+def _print_assumptions(weights):
+    """微调:权重没有写明的事实。"""
+    options = {"normalization": "--normalization", "fit": "--fit", "epsilon": "--epsilon"}
+    line = None if weights is None else assumptions(weights, options)
+    if line is not None:
+        print(line, flush=True)
 
 
 def _recipe_line(config):

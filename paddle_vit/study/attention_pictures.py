@@ -12,8 +12,8 @@ from PIL import ImageOps
 from ..attention.figures import distance_figure, filters_figure, heads_figure, maps_figure, position_figure
 from ..attention.maps import attention_distance, gradient_rollout, position_table, rollout, token_map
 from ..attention.recording import attention_weights, check_no_windows
-from ..data.augment import normalize, resize_and_center_crop
-from ..data.images import expand_paths, read_image
+from ..data.augment import normalize
+from ..data.images import at_size, expand_paths, read_image
 from ..data.parts import varied_images
 from ..errors import UserError
 from ..runs.loading import load_run_data
@@ -76,8 +76,7 @@ def pictures_to_show(loaded, patterns, sample, invert=False, data_dir=None):
         images = [read_image(path, info.channels) for path in paths]
         if invert:
             images = [ImageOps.invert(image) for image in images]
-        images = [np.asarray(resize_and_center_crop(image, info.image_size)) for image in images]  # [H, W(, C)]
-        images = np.stack(images).reshape(count, info.image_size, info.image_size, -1)  # [B, H, W, C]
+        images = np.stack([at_size(image, info.image_size, info.fit) for image in images])  # [B, H, W, C]
         return Pictures([path.stem for path in paths], images)
     part = data_to_look_at(loaded, data_dir).val
     indices, images = varied_images(part, count)  # [B], [B, H, W, C]

@@ -9,6 +9,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
+from ..checks import as_pair
 from ..data.info import DataInfo
 from ..errors import UserError
 
@@ -57,7 +58,7 @@ def teacher_input(images: paddle.Tensor, info: DataInfo, teacher_info: DataInfo)
         )
         images = (images * std + mean - teacher_mean) / teacher_std
     if info.image_size != teacher_info.image_size:
-        size = [teacher_info.image_size] * 2
+        size = list(as_pair(teacher_info.image_size, "image_size"))
         images = F.interpolate(images, size, mode="bicubic")  # [B, C, H', W']
     return images
 

@@ -17,6 +17,7 @@ from paddle import nn
 from ..config import Config
 from ..data.batches import evaluation_batches, step_size, training_batches
 from ..data.parts import Data
+from ..system.fitting import size_text
 from ..system.processes import all_reduce
 
 __all__ = ["Measure", "Picture", "Result", "Task"]
@@ -98,7 +99,10 @@ class Task:
         """训练开始时打印的几行:数据是什么,有什么要提醒。"""
         info = self.info
         counts = " / ".join(f"{info.counts[part]}" for part in ("train", "val", "test"))
-        lines = [f"数据 {info.name}:训练/验证/测试 {counts} 张,{len(info.classes)} 类,{info.image_size} 像素"]
+        lines = [
+            f"数据 {info.name}:训练/验证/测试 {counts} 张,{len(info.classes)} 类,{size_text(info.image_size)} 像素"
+        ]
+        lines.append(f"预处理:{info.describe()}")
         if info.counts["val"] < 50:
             lines.append(f"提示:验证集只有 {info.counts['val']} 张,选出的最好一轮很不可靠;请多准备一些图像。")
         return lines

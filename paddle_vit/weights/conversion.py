@@ -9,15 +9,16 @@ from pathlib import Path
 import yaml
 from paddle import nn
 
-from ..checks import check_normalization
+from ..checks import as_pair, check_normalization
 from ..errors import UserError
 from ..family.models import create_model, full_name, model_settings
 from ..system.files import read_text
-from .checkpoint import read_description, save_model
+from ..system.fitting import Fit, plain_size
+from .checkpoint import save_model
 from .info import WeightsInfo, describe_weights
 from .loading import load_weights
 
-__all__ = ["can_predict", "import_weights", "model_for", "parse_settings", "read_class_names"]
+__all__ = ["assumptions", "import_weights", "is_blank_head", "model_for", "parse_settings", "read_class_names"]
 
 
 def import_weights(
@@ -29,6 +30,7 @@ def import_weights(
     *,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    fit: Fit | None = None,
     table: str | Path | None = None,
     resize_patches: bool = False,
     strict: bool = True,
@@ -43,13 +45,14 @@ def import_weights(
         class_names (Sequence[str] | None): 类别名;不给时用权重里写着的,都没有就是“类别 0”这样的编号。
         mean, std (Sequence[float] | None): 像素(0–1)各通道的均值和标准差;不给时用权重里或旁边写着的。没有它们,转换好的
             文件能用来微调,不能用来预测。
+        fit (Fit | None): 图片怎样摆成模型的大小;不给时用权重旁边写着的,没有就居中裁剪。
         table (str | Path | None), resize_patches (bool), strict (bool): 见 ``load_weights``。
 
     Returns:
         tuple: (装好权重的模型, ``LoadReport``)。
 
     Raises:
-        UserError: 见 ``load_weights``;或类别名的个数不对。
+        UserError: 见 ``load_weights``;类别名的个数不对,或分类头不是在几类里选一类。
     """
     if Path(output).suffix != ".safetensors":
         raise UserError(f"输出文件 {output} 应以 .safetensors 结尾。")
@@ -61,6 +64,9 @@ def import_weights(
             f"{source} 的分类头装不进来({'、'.join(report.fresh)}):转换要连分类头一起。没有分类头的权重请直接用 "
             "scripts/train.py --weights 微调;用 --set 改过 num_classes 的,请去掉。"
         )
+    _check_head(network, info, source)
+    if fit is not None:
+        info = dataclasses.replace(info, fit=fit)
     if mean is not None or std is not None:
         check_normalization(mean, std, arguments["in_channels"])
         info = dataclasses.replace(info, mean=tuple(mean or ()), std=tuple(std or ()))
@@ -68,6 +74,24 @@ def import_weights(
         arguments["epsilon"] = info.epsilon
     save_model(output, network.state_dict(), arguments, _data_info(info, arguments, class_names))
     return network, report
+
+
+def _check_head(network, info, source):
+    """分类头要是“几类里选一类”的,而且训练过;否则概率没有意义,抛出 ``UserError``。"""
+    finetune = "要用它的骨干,请直接用 scripts/train.py --weights 微调。"
+    kinds = {"multi_label_classification": "多标签(每一类各自是或否)", "regression": "回归(输出的是数,不是类)"}
+    if info.problem in kinds:
+        raise UserError(f"{source} 的分类头是{kinds[info.problem]},这里只会在几类里选一类(softmax):{finetune}")
+    if info.num_classes == 1:
+        raise UserError(f"{source} 的分类头只有一个输出,softmax 之后总是 100 %:{finetune}")
+    if is_blank_head(network):
+        raise UserError(f"{source} 的分类头全是零,没有训练过,每一类的概率都相同:{finetune}")
+
+
+def is_blank_head(network: nn.Layer) -> bool:
+    """分类头的权重是不是全是零:预训练留下的空位,没有训练过。"""
+    weights = [value for name, value in network.named_parameters() if name.startswith("head.") and value.ndim == 2]
+    return bool(weights) and not any(weight.any() for weight in weights)
 
 
 def model_for(info: WeightsInfo, name: str | None = None, settings: dict | None = None) -> tuple[nn.Layer, dict]:
@@ -101,12 +125,13 @@ def model_for(info: WeightsInfo, name: str | None = None, settings: dict | None 
 
 
 def _data_info(info, arguments, class_names):
-    """文件里的 ``DataInfo``(字典);不知道怎样归一化、图像不是正方形时是 ``None``。"""
+    """文件里的 ``DataInfo``(字典);不知道怎样归一化时是 ``None``。"""
     count, channels, image_size = (arguments[name] for name in ("num_classes", "in_channels", "image_size"))
+    image_size = plain_size(*as_pair(image_size, "image_size"))
     names = class_names or info.classes or [f"类别 {index}" for index in range(count)]
     if len(names) != count:
         raise UserError(f"有 {len(names)} 个类别名,而分类头有 {count} 类:请检查类别名文件,一行一个。")
-    if info.mean is None or len(info.mean) != channels or not isinstance(image_size, int):
+    if info.mean is None or len(info.mean) != channels:
         return None
     return {
         "name": info.format,
@@ -116,13 +141,19 @@ def _data_info(info, arguments, class_names):
         "mean": list(info.mean),
         "std": list(info.std),
         "counts": {},
+        "fit": dataclasses.asdict(info.fit or Fit()),
     }
 
 
-def can_predict(path: str | Path) -> bool:
-    """转换好的文件能不能用来预测:写着类别名和归一化。"""
-    description = read_description(path)
-    return description is not None and description[1] is not None
+def assumptions(info: WeightsInfo, options: dict[str, str]) -> str | None:
+    """文件没有写明、按惯例的各项,连同改它们的选项,一行;没有时是 ``None``。
+
+    Args:
+        info (WeightsInfo): 权重的说明。
+        options (dict): 哪一项 -> 改它的选项,见 ``WeightsInfo.assumed``;不在里面的不说。
+    """
+    parts = [f"{text}({options[fact]})" for fact, text in info.assumed if fact in options]
+    return f"权重没有写明,按惯例:{';'.join(parts)}。不对的请用括号里的选项写明。" if parts else None
 
 
 def read_class_names(path: str | Path) -> list[str]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import math
@@ -17,19 +18,17 @@ from ..checks import as_pair
 from ..errors import UserError
 from ..family.models import check_size, model_class, model_settings
 from ..system.files import matches, parse_json
+from ..system.fitting import Fit, parse_fit
 from ..system.run_files import BEST, CONFIG
 from .checkpoint import DESCRIPTION
 from .files import TensorFile, open_tensors
 from .neighbours import neighbour_facts
+from .preprocessing import NORMALIZATION, normalization_of_name
 from .shapes import candidates, find_shape, heads_of_flax, image_size_of, in_channels_of, num_classes_of, pool_of_norm
 from .tables import FACTS, UNKNOWN, Table, read_table, recognise
 
 __all__ = ["NORMALIZATION", "WeightsInfo", "describe_file", "describe_weights", "find_weights", "heads_of"]
 
-NORMALIZATION = {  # (均值, 标准差),像素值在 0–1
-    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-}
 MAX_EPSILON = 1e-3  # 再大的,Paddle 的 layer_norm 不接受
 # 目录里先找哪个文件
 _FILES = ("model.safetensors", "pytorch_model.bin", "model.pdparams", "weights.npz")
@@ -52,6 +51,10 @@ class WeightsInfo:
         norm_first, activation, scale, pool: 见 ``tables``。
         position_embedding (str | None): 本项目的文件:位置编码的种类。
         qkv_bias (bool | None): q、k、v 有没有偏置。
+        fit (Fit | None): 训练时图片怎样摆成模型的大小。
+        problem (str | None): 分类头的含义,Hugging Face 的 problem_type。
+        assumed (tuple[(str, str)]): 文件没有写明、按惯例的:(哪一项, 一句话),
+            哪一项是 normalization、fit、epsilon、classes。
         candidates (tuple[str]): 尺寸与它相同的命名模型,图像大小也相同的在前。
         notes (tuple[str]): 其他要知道的事。
     """
@@ -73,6 +76,9 @@ class WeightsInfo:
     pool: str | None = None
     position_embedding: str | None = None
     qkv_bias: bool | None = None
+    fit: Fit | None = None
+    problem: str | None = None
+    assumed: tuple = ()
     candidates: tuple = ()
     notes: tuple = ()
 
@@ -145,7 +151,8 @@ def describe_file(tensors: TensorFile, table: Table, given: bool = False, model:
         in_channels=in_channels_of(table, shapes),
         candidates=candidates(table, shapes),
     )
-    mean, std = NORMALIZATION.get(_normalization(tensors.path, table, shapes, model), (None, None))
+    normalization, why = _normalization(tensors.path, table, plain, model)
+    mean, std = NORMALIZATION.get(normalization, (None, None))
     info = dataclasses.replace(info, mean=mean, std=std, image_size=image_size_of(table, shapes))
     if table.name == "paddle_vit":
         return dataclasses.replace(info, **_own_facts(tensors, shapes.values()))
@@ -155,6 +162,8 @@ def describe_file(tensors: TensorFile, table: Table, given: bool = False, model:
         if given and stated not in (None, UNKNOWN) and facts.get(name, stated) != stated:
             path = tensors.path.with_name("config.json")
             raise UserError(f"换名表里 {name} 是 {stated},{path} 里是 {facts[name]}:请改正其中一个。")
+    if table.family in ("vit", "swin"):
+        facts["assumed"] = (*facts.get("assumed", ()), *_assumed(info, facts, given, why))
     info = dataclasses.replace(info, **facts)
     if info.epsilon not in (None, UNKNOWN) and not 0 < info.epsilon <= MAX_EPSILON:
         raise UserError(f"{tensors.path} 的层归一化的 epsilon 是 {info.epsilon:g}:应大于 0,不超过 {MAX_EPSILON:g}。")
@@ -174,6 +183,8 @@ def _own_facts(tensors, shapes):
     info, facts = state["info"], {}
     if matches(info, {"classes": [str], "mean": [float], "std": [float]}):
         facts = {name: tuple(info[name]) for name in ("classes", "mean", "std")}
+        with contextlib.suppress(ValueError, TypeError):
+            facts["fit"] = parse_fit(info.get("fit"))
     return {**facts, **_facts_of_model(state["model"], shapes, tensors.path)}
 
 
@@ -204,12 +215,32 @@ def _as_tuple(value):
     return tuple(value) if isinstance(value, list) else value
 
 
-def _normalization(path, table, shapes, model):
-    """DeiT 与 ViT 的名字相同:有蒸馏 token,或模型名、文件名、目录名里写着 deit 的是 DeiT。"""
-    named_deit = any("deit" in part.lower() for part in (*path.absolute().parts[-2:], model or ""))
-    if table.deit_normalization and (named_deit or find_shape(table, shapes, "distillation_token") is not None):
-        return table.deit_normalization
-    return table.normalization
+def _normalization(path, table, plain, model):
+    """(像素怎样归一化, 凭什么)。DeiT、MAE、DINO 与 ViT 的张量名字相同,靠模型、文件、目录的名字和多出的张量认出来。"""
+    if table.deit_normalization:
+        if find_shape(table, plain, "distillation_token") is not None:
+            return table.deit_normalization, "有蒸馏 token"
+        known = normalization_of_name([*path.absolute().parts[-2:], model or ""], plain)
+        if known is not None:
+            return known
+    return table.normalization, f"{table.name} 的惯例"
+
+
+def _assumed(info, facts, given, why):
+    """名字、形状和旁边的文件都没有写明、按惯例的那些;given 表示换名表是使用者给的,里面写着的不算。"""
+    assumed = []
+    if "mean" not in facts and info.mean is not None and not given:
+        mean, std = ("、".join(f"{value:g}" for value in values) for values in (info.mean, info.std))
+        assumed.append(("normalization", f"均值按 {mean},标准差按 {std}({why})"))
+    elif "mean" not in facts and info.mean is None:
+        assumed.append(("normalization", "均值和标准差不知道"))
+    if "fit" not in facts:
+        assumed.append(("fit", "图片按短边缩放后居中裁剪(bicubic)"))
+    if "epsilon" not in facts and info.epsilon not in (None, UNKNOWN) and not given:
+        assumed.append(("epsilon", f"层归一化的 epsilon 按 {info.epsilon:g}"))
+    if "classes" not in facts and info.num_classes:
+        assumed.append(("classes", "类别名用编号"))
+    return assumed
 
 
 def _metadata_facts(tensors):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from paddle import nn
 
+from ..family.models import is_head
 from ..layers import LayerNorm
 from .files import open_tensors
 from .info import describe_file, find_weights, heads_of
@@ -66,10 +67,19 @@ def load_weights(
         notes = [f"头数从文件看不出来,按模型的 {heads}"] if info.num_heads is None else []
         if tensors.others:
             notes.append(f"取的是 {tensors.inside},文件里还有 {'、'.join(tensors.others)}")
-        notes += [*info.notes, *plan.notes, *_set_epsilon(model, info)]
+        notes += [*info.notes, *plan.notes, *_set_epsilon(model, info), *_head_notes(model, plan, info)]
     fresh = [name for name in plan.targets if name not in plan.loaded and name not in plan.resized]
     fates = map(tuple, (plan.loaded, plan.resized, fresh, plan.unused, notes))
     return LoadReport(str(path), rules.name, *fates)
+
+
+def _head_notes(model, plan, info):
+    """取来的分类头不是平常的:全是零,或不是在几类里选一类。"""
+    weights = [name for name in plan.loaded if is_head(name) and len(plan.targets[name].shape) == 2]
+    notes = ["取来的分类头全是零,没有训练过"] if weights and not any(plan.targets[x].any() for x in weights) else []
+    if weights and info.problem not in (None, "single_label_classification"):
+        notes.append(f"它的分类头是 {info.problem},不是在几类里选一类")
+    return notes
 
 
 def _set_epsilon(model, info):

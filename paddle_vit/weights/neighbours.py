@@ -7,6 +7,7 @@ import re
 from ..checks import as_pair
 from ..errors import UserError
 from ..system.files import matches, read_json
+from .preprocessing import processor_facts, timm_preprocessing
 from .shapes import sizes_of
 
 __all__ = ["neighbour_facts"]
@@ -26,10 +27,18 @@ def neighbour_facts(path, table, info, shapes):
         facts = _timm_facts(config, path, table, shapes)
     elif table.name.startswith("huggingface"):
         facts["notes"] = (f"旁边没有 config.json:epsilon 按 {info.epsilon:g},激活按 {info.activation}",)
-    images = read_json(path.parent / "preprocessor_config.json", advice=advice) or {}
-    if matches(images, {"image_mean": [float], "image_std": [float]}):
-        facts.update(mean=tuple(images["image_mean"]), std=tuple(images["image_std"]))
+    preprocessor = path.parent / "preprocessor_config.json"
+    images = read_json(preprocessor, advice=advice)
+    if images is not None:
+        facts = _merged(facts, processor_facts(images, preprocessor, info.in_channels))
     return facts
+
+
+def _merged(facts, preprocessing):
+    """把预处理的事实并进来:以预处理自己的为准;图像大小 config.json 里写了的不变。"""
+    notes = (*facts.get("notes", ()), *preprocessing.get("notes", ()))
+    size = {"image_size": facts["image_size"]} if "image_size" in facts else {}
+    return {**facts, **preprocessing, **size, **({"notes": notes} if notes else {})}
 
 
 def _checked(config, pattern, path):
@@ -60,7 +69,7 @@ def _huggingface_facts(config, path, table, shapes):
     if table.family is not None and kind not in {"vit": ("vit", "deit"), "swin": ("swin",)}.get(table.family, (kind,)):
         _refuse_family(path, kind, table)
     pattern = {"layer_norm_eps": float, "num_attention_heads": int, "num_heads": [int], "hidden_act": str}
-    pattern.update(qkv_bias=bool, image_size=(int, list), id2label={None: str})
+    pattern.update(qkv_bias=bool, image_size=(int, list), id2label={None: str}, problem_type=str)
     values = _checked(config, pattern, path)
     sizes = {"num_channels": int, "patch_size": (int, list), "window_size": int, "embed_dim": int, "hidden_size": int}
     sizes = _checked(config, {**sizes, "num_hidden_layers": int, "depths": [int]}, path)
@@ -73,6 +82,7 @@ def _huggingface_facts(config, path, table, shapes):
     stated["id2label"] = "num_classes", len(values["id2label"]) if "id2label" in values else None
     _check_sizes(stated, sizes_of(table, shapes), path)
     names = {"layer_norm_eps": "epsilon", "num_attention_heads": "num_heads", "hidden_act": "activation"}
+    names["problem_type"] = "problem"
     facts = {names.get(name, name): value for name, value in values.items() if name not in ("image_size", "id2label")}
     if isinstance(facts.get("num_heads"), list):
         facts["num_heads"] = tuple(facts["num_heads"])
@@ -99,13 +109,13 @@ def _timm_facts(config, path, table, shapes):
         _refuse_family(path, kind, table)
     pattern = {"global_pool": str, "label_names": [str], "pretrained_cfg": dict, "model_args": dict, "num_classes": int}
     values = _checked(config, pattern, path)
-    pixels = _checked(values.get("pretrained_cfg", {}), {"mean": [float], "std": [float], "input_size": [int]}, path)
-    facts = {name: tuple(pixels[name]) for name in ("mean", "std") if name in pixels}
+    pixels = values.get("pretrained_cfg", config)  # 旧的 config.json 直接写在外面
+    facts = timm_preprocessing(pixels, path)
     patch, window = (re.search(rf"_{name}(\d+)", kind) for name in ("patch", "window"))
     stated = {
         "num_classes": ("num_classes", values.get("num_classes")),
         "label_names": ("num_classes", len(values["label_names"]) if "label_names" in values else None),
-        "input_size": ("in_channels", next(iter(pixels.get("input_size", [])), None)),
+        "input_size": ("in_channels", next(iter(pixels.get("input_size") or []), None)),
         f"architecture({kind})的图块": ("patch_size", patch and (int(patch[1]),) * 2),
         f"architecture({kind})的窗口": ("window_size", window and int(window[1])),
     }
@@ -120,5 +130,4 @@ def _timm_facts(config, path, table, shapes):
         raise UserError(f"{path} 里的 global_pool 是 {pool!r}:我们只有 token(cls)和 avg,Swin 只有 avg,装不进来。")
     if table.family == "vit" and pool in ("token", "avg"):
         facts["pool"] = {"token": "cls", "avg": "avg"}[values["global_pool"]]
-    facts.update(_image_side(pixels.get("input_size", [None])[1:] or None, path))
     return facts

@@ -43,7 +43,7 @@ _FACTS = {
     "activation": "Mlp 的激活函数,如 gelu、relu",
     "epsilon": "层归一化里加在方差上的小数;PyTorch 和 Paddle 不写时是 1.0e-5",
     "num_heads": "注意力的头数",
-    "normalization": "像素怎样归一化:half 是均值和标准差都 0.5,imagenet 是 ImageNet 的",
+    "normalization": "像素怎样归一化:half 是均值和标准差都 0.5,imagenet 和 clip 是它们的,none 不归一化(像素 0–1)",
 }
 
 

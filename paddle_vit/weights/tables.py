@@ -14,10 +14,10 @@
       encoders.{i}.attn_norm: blocks.{i}.ln1
       encoders.{i}.attn.qkv: [blocks.{i}.q, blocks.{i}.k, blocks.{i}.v]
 
-还可以写:``normalization``(像素怎样归一化:half 是均值和标准差都 0.5,imagenet 是 ImageNet 的),``scale``(q k^T 的缩放,
-不写是 d ** -0.5),``pool``(cls 或 avg),``patch_order``(图块嵌入是线性层时图块展平的次序,如 ``p1 p2 c``),
-``prefixes``(要去掉的前缀),``ignore``(本来就不需要的张量,可以有 ``*``),``head_extras``(分类头多出来的部分,换分类头时
-才不需要)。``{i}`` 是数字,``{i+1}`` 是它加一;``甲 | 乙`` 是两种可能的名字。
+还可以写:``normalization``(像素怎样归一化:half 是均值和标准差都 0.5,imagenet 和 clip 是它们的,none 不归一化),
+``scale``(q k^T 的缩放,不写是 d ** -0.5),``pool``(cls 或 avg),``patch_order``(图块嵌入是线性层时图块展平的次序,
+如 ``p1 p2 c``),``prefixes``(要去掉的前缀),``ignore``(本来就不需要的张量,可以有 ``*``),``head_extras``(分类头多出来的
+部分,换分类头时才不需要)。``{i}`` 是数字,``{i+1}`` 是它加一;``甲 | 乙`` 是两种可能的名字。
 """
 
 import contextlib
@@ -152,7 +152,7 @@ _KINDS = {
     "scale": float,
     "pool": ("cls", "avg"),
     "patch_order": str,
-    "normalization": ("half", "imagenet"),
+    "normalization": ("half", "imagenet", "clip", "none"),
     "deit_normalization": ("half", "imagenet"),
     "tensors": dict,
     "prefixes": list,

@@ -6,8 +6,10 @@ import math
 
 import numpy as np
 
+from ...checks import as_pair
 from ...data.sources import image_size_of
 from ...family.models import model_settings
+from ...system.fitting import size_text
 from .others import check_too_few_epochs
 from .records import Finding, Run
 
@@ -212,16 +214,18 @@ def check_stuck(run: Run) -> Finding | None:
 def check_patch_size(run: Run) -> Finding | None:
     """图块太大:学完了结果仍然很差,而一张图像不超过 4 个(2 x 2)图块。"""
     patch_size = run.config.patch_size or model_settings(run.config.model).get("patch_size", 7)
-    tokens = (image_size_of(run.config) // patch_size) ** 2
+    height, width = as_pair(image_size_of(run.config), "image_size")
+    tokens = (height // patch_size) * (width // patch_size)
     finished = run.summary is not None and check_too_few_epochs(run) is None
     if not 1 <= tokens <= 4 or not finished or not run.poor:  # digits 简单,只有一个图块也能学好:那就不是毛病
         return None
-    side = math.isqrt(tokens)
-    smaller = max(size for size in range(1, max(1, run.info.image_size // 4) + 1) if run.info.image_size % size == 0)
+    rows, columns = height // patch_size, width // patch_size
+    sizes = range(1, max(1, min(height, width) // 4) + 1)
+    smaller = max(size for size in sizes if height % size == 0 and width % size == 0)
     return Finding(
         "图块太大",
-        f"{run.info.image_size} 像素的图像只切成 {side} x {side} = {tokens} 个图块,"
-        f"每块 {run.info.image_size // side} 像素;验证正确率 {run.late('val_top1'):.1%}",
+        f"{size_text(run.info.image_size)} 像素的图像只切成 {rows} x {columns} = {tokens} 个图块,"
+        f"每块 {patch_size} 像素;验证正确率 {run.late('val_top1'):.1%}",
         "注意力在图块之间比较和搬运信息;图块只有几个时它无事可做,模型只是一个 MLP,块内的结构也只有一层线性映射来看。",
         f"--patch-size {smaller}(切成 4 x 4 以上)。",
     )
