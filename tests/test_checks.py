@@ -149,7 +149,9 @@ def test_a_mask_where_there_is_none():
     one_line(lambda: Attention(8, 2)(tokens, None), "need_weights", "NoneType")
 
 
-@pytest.mark.parametrize("mean, std", [((127,) * 3, (0.5,) * 3), ((0.5,) * 3, (58.4, 57.1, 57.4)), ((-127.5,) * 3, (1,) * 3)])
+@pytest.mark.parametrize(
+    "mean, std", [((127,) * 3, (0.5,) * 3), ((0.5,) * 3, (58.4, 57.1, 57.4)), ((-127.5,) * 3, (1,) * 3)]
+)
 def test_a_normalization_of_pixels_up_to_255(mean, std):
     one_line(lambda: check_normalization(mean, std, 3), "255")
     check_normalization([0.0] * 3, [1.0] * 3, 3)

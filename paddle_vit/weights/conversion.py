@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from ..errors import UserError
 from ..family.models import create_model, full_name, model_settings
 from ..system.files import read_text
 from .checkpoint import read_description, save_model
-from .info import WeightsInfo, describe_weights
+from .info import WeightsInfo, describe_weights, for_channels
 from .loading import load_weights
 
 __all__ = ["can_predict", "import_weights", "model_for", "parse_settings", "read_class_names"]
@@ -55,7 +56,8 @@ def import_weights(
         raise UserError(f"输出文件 {output} 应以 .safetensors 结尾。")
     info = describe_weights(source, table, model)
     network, arguments = model_for(info, model, settings)
-    report = load_weights(network, source, strict=strict, resize_patches=resize_patches, table=table)
+    options = {"resize_patches": resize_patches, "match_channels": "in_channels" in (settings or {})}
+    report = load_weights(network, source, strict=strict, table=table, settings=settings, **options)
     if any(name.startswith("head.") for name in report.fresh):
         raise UserError(
             f"{source} 的分类头装不进来({'、'.join(report.fresh)}):转换要连分类头一起。没有分类头的权重请直接用 "
@@ -64,6 +66,7 @@ def import_weights(
     if mean is not None or std is not None:
         check_normalization(mean, std, arguments["in_channels"])
         info = dataclasses.replace(info, mean=tuple(mean or ()), std=tuple(std or ()))
+    info = dataclasses.replace(info, **for_channels(info, arguments["in_channels"]))
     if info.epsilon is not None and "epsilon" not in (settings or {}):
         arguments["epsilon"] = info.epsilon
     save_model(output, network.state_dict(), arguments, _data_info(info, arguments, class_names))
@@ -137,6 +140,13 @@ def read_class_names(path: str | Path) -> list[str]:
     return names
 
 
+def _number_or(value):
+    """YAML 把没有小数点的 1e-5 当作文字:它是数;别的原样。"""
+    with contextlib.suppress(ValueError):
+        return float(value) if isinstance(value, str) and value.strip()[:1] in "+-.0123456789" else value
+    return value
+
+
 def parse_settings(pairs: Iterable[str]) -> dict:
     """命令行上的 ``名字=值`` 若干个 -> 字典;值按 YAML 读。
 
@@ -147,7 +157,7 @@ def parse_settings(pairs: Iterable[str]) -> dict:
     for pair in pairs:
         name, equals, value = pair.partition("=")
         try:
-            settings[name.strip().replace("-", "_")] = yaml.safe_load(value)
+            settings[name.strip().replace("-", "_")] = _number_or(yaml.safe_load(value))
         except yaml.YAMLError:
             equals = ""
         if not equals:
