@@ -18,7 +18,7 @@ from .checkpoint import read_description, save_model
 from .info import WeightsInfo, describe_weights, for_channels
 from .loading import load_weights
 
-__all__ = ["can_predict", "import_weights", "model_for", "parse_settings", "read_class_names"]
+__all__ = ["import_weights", "model_for", "parse_settings", "read_class_names", "why_not_predict"]
 
 
 def import_weights(
@@ -59,9 +59,10 @@ def import_weights(
     options = {"resize_patches": resize_patches, "match_channels": "in_channels" in (settings or {})}
     report = load_weights(network, source, strict=strict, table=table, settings=settings, **options)
     if any(name.startswith("head.") for name in report.fresh):
+        dropped = "".join(f";{note}" for note in report.notes if note.startswith("不要预训练时用的"))
         raise UserError(
-            f"{source} 的分类头装不进来({'、'.join(report.fresh)}):转换要连分类头一起。没有分类头的权重请直接用 "
-            "scripts/train.py --weights 微调;用 --set 改过 num_classes 的,请去掉。"
+            f"{source} 的分类头装不进来({'、'.join(report.fresh)}){dropped}:转换要连分类头一起。没有分类头的权重请直接用 "
+            "scripts/train.py --weights 微调,或加 --set num_classes=0 只要主干;用 --set 改过 num_classes 的,请去掉。"
         )
     if mean is not None or std is not None:
         check_normalization(mean, std, arguments["in_channels"])
@@ -109,7 +110,7 @@ def _data_info(info, arguments, class_names):
     names = class_names or info.classes or [f"类别 {index}" for index in range(count)]
     if len(names) != count:
         raise UserError(f"有 {len(names)} 个类别名,而分类头有 {count} 类:请检查类别名文件,一行一个。")
-    if info.mean is None or len(info.mean) != channels or not isinstance(image_size, int):
+    if info.mean is None or len(info.mean) != channels or not isinstance(image_size, int) or not count:
         return None
     return {
         "name": info.format,
@@ -122,10 +123,21 @@ def _data_info(info, arguments, class_names):
     }
 
 
-def can_predict(path: str | Path) -> bool:
-    """转换好的文件能不能用来预测:写着类别名和归一化。"""
+def why_not_predict(path: str | Path) -> str:
+    """转换好的文件为什么不能用来预测,怎么办;能预测时是空的。"""
     description = read_description(path)
-    return description is not None and description[1] is not None
+    if description is None or description[1] is not None:
+        return ""
+    arguments = description[0]
+    if arguments.get("num_classes") == 0:
+        return "里面没有分类头,可以微调,不能预测。"
+    if not isinstance(arguments.get("image_size"), int):
+        return (
+            f"图像不是正方形,命令行上的训练和预测都只收正方形:把这个文件再转换一次,import_weights.py {path} --image-size 边长 "
+            "--mean … --std …,位置编码随之改大小;要保持这个形状,请在 Python 里用 create_model 和 load_weights。"
+        )
+    count = arguments.get("in_channels")
+    return f"里面没有均值和标准差,可以微调,还不能预测;要预测请加 --mean 和 --std(各 {count} 个数)重新转换。"
 
 
 def read_class_names(path: str | Path) -> list[str]:

@@ -31,6 +31,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..system.files import read_yaml
+from .foreign_heads import pretraining_parts
 
 __all__ = ["FACTS", "MAY_BE_UNKNOWN", "UNKNOWN", "Table", "bundled_tables", "layout_of", "read_table", "recognise"]
 
@@ -284,14 +285,15 @@ def recognise(tensors):
         if _fits(table, plain, tensors):
             scores[table.name] = sum(map(table.knows, plain))
     best = max(scores.values(), default=0)
-    if best < 0.5 * len(tensors):
+    chosen = [table for table in bundled_tables() if best and scores.get(table.name) == best]
+    pretraining = sum(map(len, pretraining_parts(chosen[0].plain_names(tensors)).values())) if chosen else 0
+    if best < 0.5 * (len(tensors) - pretraining) or not best:
         names = "、".join(list(tensors)[:4])
         raise UserError(
             f"认不出 {tensors.path} 的格式:它有 {len(tensors)} 个张量,名字如 {names}。"
             "请用 scripts/import_weights.py 的 --propose 写一份换名表,填好后用 --table 给出"
             "(train.py 用 --weights-table)。"
         )
-    chosen = [table for table in bundled_tables() if scores.get(table.name) == best]
     layout = layout_of(tensors)
     narrowed = [table for table in chosen if table.layout in (layout, "flax")] or chosen
     narrowed = [table for table in narrowed if table.shapes or table.absent] or narrowed  # 写明了形状的更确切

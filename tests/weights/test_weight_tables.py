@@ -94,7 +94,7 @@ def test_bundled_tables_have_their_file_names():
     names = [table.name for table in bundled_tables()]
     assert len(set(names)) == len(names) == 23
     for table in bundled_tables():
-        assert re.fullmatch(r"[a-z_]+", table.name) and table.tensors
+        assert re.fullmatch(r"[a-z0-9_]+", table.name) and table.tensors
 
 
 # ---- 猜名字 ----
