@@ -61,8 +61,8 @@ def import_weights(
     if any(name.startswith("head.") for name in report.fresh):
         dropped = "".join(f";{note}" for note in report.notes if note.startswith("不要预训练时用的"))
         raise UserError(
-            f"{source} 的分类头装不进来({'、'.join(report.fresh)}){dropped}:转换要连分类头一起。没有分类头的权重请直接用 "
-            "scripts/train.py --weights 微调,或加 --set num_classes=0 只要主干;用 --set 改过 num_classes 的,请去掉。"
+            f"{source} 的分类头装不进来({'、'.join(report.fresh)}){dropped}:转换要连分类头一起。没有分类头的权重请直接"
+            "用 scripts/train.py --weights 微调,或加 --set num_classes=0 只要主干;用 --set 改过 num_classes 的,请去掉。"
         )
     if mean is not None or std is not None:
         check_normalization(mean, std, arguments["in_channels"])
@@ -133,8 +133,8 @@ def why_not_predict(path: str | Path) -> str:
         return "里面没有分类头,可以微调,不能预测。"
     if not isinstance(arguments.get("image_size"), int):
         return (
-            f"图像不是正方形,命令行上的训练和预测都只收正方形:把这个文件再转换一次,import_weights.py {path} --image-size 边长 "
-            "--mean … --std …,位置编码随之改大小;要保持这个形状,请在 Python 里用 create_model 和 load_weights。"
+            "图像不是正方形,命令行上的训练和预测都只收正方形:把这个文件再转换一次,"
+            f"import_weights.py {path} --image-size 边长 --mean … --std …,位置编码随之改大小;要保持这个形状,请在 Python 里用 create_model 和 load_weights。"
         )
     count = arguments.get("in_channels")
     return f"里面没有均值和标准差,可以微调,还不能预测;要预测请加 --mean 和 --std(各 {count} 个数)重新转换。"

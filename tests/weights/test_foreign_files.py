@@ -231,7 +231,7 @@ def moco(state):
     return {**copies, "module.base_encoder.head.0.weight": ONES, "module.predictor.0.weight": ONES}
 
 
-@pytest.mark.parametrize("change, word", [(dino, "投影头 8 个"), (mae, "解码器 3 个"), (moco, "动量编码器")])
+@pytest.mark.parametrize("change, word", [(dino, "投影头 8 个"), (mae, "解码器 4 个"), (moco, "动量编码器")])
 def test_the_heads_of_self_supervised_methods_are_dropped(change, word, tmp_path):
     path = tmp_path / "x.pdparams"
     state = {name: value.T if value.ndim == 2 else value for name, value in change(state_of("timm_vit")).items()}
@@ -394,10 +394,10 @@ def test_rectangular_weights_say_what_to_do(tmp_path):
     settings = {**TINY, "image_size": [32, 64], "num_classes": 10}
     import_weights(tmp_path / "timm.safetensors", tmp_path / "own.safetensors", "vit_tiny", settings)
     advice = why_not_predict(tmp_path / "own.safetensors")
-    assert "不是正方形" in advice and "--image-size" in advice and "--mean" not in advice
-    _, report = import_weights(
-        tmp_path / "own.safetensors", tmp_path / "square.safetensors", settings={"image_size": 64}
-    )
+    assert "不是正方形" in advice and "--image-size" in advice
+    square = tmp_path / "square.safetensors"
+    options = dict(settings={"image_size": 64}, mean=[0.5] * 3, std=[0.5] * 3)
+    _, report = import_weights(tmp_path / "own.safetensors", square, **options)
     assert "位置编码的网格由 2×4 改为 4×4" in report.notes and not why_not_predict(square)
 
 
