@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from .errors import UserError
 
 __all__ = [
     "as_pair",
+    "check_choice",
     "check_count",
     "check_drop_path",
     "check_features",
@@ -64,6 +65,12 @@ def check_count(value: Any, name: str) -> None:
     """不是 0 或正整数时抛出 ``UserError``。"""
     if not _is_positive(value) and (value != 0 or isinstance(value, (bool, float))):
         raise UserError(f"{name}={value!r} 不合法:应为不小于 0 的整数,请改 {name}。")
+
+
+def check_choice(value: Any, name: str, known: Iterable[str]) -> None:
+    """不是 known 之一时抛出 ``UserError``。"""
+    if value not in tuple(known):
+        raise UserError(f"{name}={value!r} 不合法:只能是 {'、'.join(known)} 之一。")
 
 
 def check_number(value: Any, name: str) -> None:
@@ -194,8 +201,7 @@ def check_vit(settings: dict) -> None:
     """
     choices = {"pool": ("avg", "cls"), "position_embedding": ("none", "learnable", "sincos", "sincos1d")}
     for name, known in {**choices, "head": ("linear", "mlp")}.items():
-        if settings[name] not in known:
-            raise UserError(f"{name}={settings[name]!r} 不合法:只能是 {'、'.join(known)} 之一。")
+        check_choice(settings[name], name, known)
     check_drop_path(settings["drop_path"])
     pool, class_token, registers = (settings[name] for name in ("pool", "class_token", "register_tokens"))
     check_positive(settings["depth"], "depth")

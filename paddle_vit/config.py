@@ -136,6 +136,10 @@ class Config:
     epsilon: Optional[float] = _setting(
         None, "模型", f"层归一化里加在方差上的小数;{_MODEL_DECIDES}", "shape", gt=0, le=1e-3
     )
+    activation: Optional[Literal["gelu", "quick_gelu", "gelu_tanh"]] = _setting(
+        None, "模型", f"Mlp 的激活函数;quick_gelu 和 gelu_tanh 是 GELU 的近似;{_MODEL_DECIDES}", "shape"
+    )
+    embed_norm: Optional[bool] = _setting(None, "模型", f"编码器之前也有层归一化(CLIP);{_MODEL_DECIDES}", "shape")
     window_size: Optional[int] = _setting(None, "模型", f"Swin 的窗口边长(图块);{_MODEL_DECIDES}", "shape free", gt=0)
     dropout: float = _setting(0.0, "模型", "随机失活概率(0–1)", "regular", ge=0, lt=1)
     attention_dropout: float = _setting(0.0, "模型", "注意力权重的随机失活概率(0–1)", "regular", ge=0, lt=1)

@@ -12,8 +12,10 @@ import paddle
 from paddle import Tensor, nn
 
 from . import broadcast, functional
+from .activations import ACTIVATIONS, GELU
 from .checks import (
     as_pair,
+    check_choice,
     check_drop_path,
     check_features,
     check_flag,
@@ -76,16 +78,6 @@ class LayerNorm(nn.LayerNorm):
         return functional.layer_norm(x, self.weight, self.bias, self.epsilon)
 
 
-class GELU(nn.GELU):
-    """GELU 激活,与 ``paddle.nn.GELU()`` 相同,只是在 CPU 上求梯度更快(见 ``functional.gelu``)。"""
-
-    def __init__(self):
-        super().__init__()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return functional.gelu(x)
-
-
 class Mlp(nn.Layer):
     """多层感知机(MLP):fc1 -> GELU -> dropout -> fc2 -> dropout,[B, N, D] -> [B, N, D]。
 
@@ -95,14 +87,16 @@ class Mlp(nn.Layer):
         embed_dim (int): 嵌入维度 D。
         mlp_ratio (float): 隐藏层宽度与 D 之比,隐藏层宽度为 int(D * mlp_ratio)。
         dropout (float): 两次随机失活(dropout)的概率,0–1。
+        activation (str): ``'gelu'``,或它的近似 ``'quick_gelu'``、``'gelu_tanh'``(见 ``activations``)。
     """
 
-    def __init__(self, embed_dim: int, mlp_ratio: float = 4.0, dropout: float = 0.0):
+    def __init__(self, embed_dim: int, mlp_ratio: float = 4.0, dropout: float = 0.0, activation: str = "gelu"):
         super().__init__()
         hidden_dim = hidden_width(embed_dim, mlp_ratio)
         check_probability(dropout, "dropout")
+        check_choice(activation, "activation", ACTIVATIONS)
         self.fc1 = Linear(embed_dim, hidden_dim)
-        self.act = GELU()
+        self.act = ACTIVATIONS[activation]()
         self.fc2 = Linear(hidden_dim, embed_dim)
         self.dropout = nn.Dropout(dropout)
 
@@ -361,6 +355,7 @@ class EncoderLayer(nn.Layer):
         layer_scale (float | None): 两条残差分支上 ``LayerScale`` 的初值;``None`` 表示没有。
         qk_norm (bool): 用 ``NormalizedAttention``。
         epsilon (float): 层归一化里加在方差上的小数。
+        activation (str): 见 ``Mlp``。
     """
 
     def __init__(
@@ -376,6 +371,7 @@ class EncoderLayer(nn.Layer):
         layer_scale: float | None = None,
         qk_norm: bool = False,
         epsilon: float = 1e-5,
+        activation: str = "gelu",
     ):
         super().__init__()
         settings = (embed_dim, num_heads, qkv_bias, qk_scale, dropout, attention_dropout)
@@ -383,7 +379,7 @@ class EncoderLayer(nn.Layer):
         self.attn = NormalizedAttention(*settings, epsilon) if qk_norm else Attention(*settings)
         self.attn_scale = Identity() if layer_scale is None else LayerScale(embed_dim, layer_scale)
         self.mlp_norm = LayerNorm(embed_dim, epsilon)
-        self.mlp = Mlp(embed_dim, mlp_ratio, dropout)
+        self.mlp = Mlp(embed_dim, mlp_ratio, dropout, activation)
         self.mlp_scale = Identity() if layer_scale is None else LayerScale(embed_dim, layer_scale)
         self.drop_path = DropPath(drop_path)
 

@@ -60,6 +60,8 @@ class ViT(nn.Layer):
             专供各层存放全局的信息。来源:arXiv 2309.16588。
         norm_after_pool (bool): 层归一化在汇聚之后(``pool_norm``),而不是之前(``norm``)。微调 BEiT、MAE 的代码这样做。
         layer_scale (float | None), qk_norm (bool), epsilon (float): 见 ``EncoderLayer``;epsilon 用于全部层归一化。
+        activation (str): Mlp 的激活函数,见 ``Mlp``。
+        embed_norm (bool): 编码器之前(位置编码之后)也有一个层归一化 ``embed_norm``,CLIP 有。
 
     Attributes:
         settings (dict): 上面的全部参数。
@@ -94,6 +96,8 @@ class ViT(nn.Layer):
         layer_scale: float | None = None,
         qk_norm: bool = False,
         epsilon: float = 1e-5,
+        activation: str = "gelu",
+        embed_norm: bool = False,
     ):
         super().__init__()
         self.settings = settings_of(locals())
@@ -102,11 +106,13 @@ class ViT(nn.Layer):
         self.patch_embed = PatchEmbedding(image_size, patch_size, in_channels, embed_dim)
         self._add_tokens(embed_dim, pool == "cls" if class_token is None else class_token)
         self._add_positions(embed_dim)
+        self.embed_norm = LayerNorm(embed_dim, epsilon) if embed_norm else Identity()
         self.embed_dropout = nn.Dropout(dropout)
 
         rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]  # 随深度线性增长
         same = (embed_dim, num_heads, mlp_ratio, qkv_bias, qk_scale, dropout, attention_dropout)  # 各层相同的
-        self.encoders = nn.LayerList([EncoderLayer(*same, rate, layer_scale, qk_norm, epsilon) for rate in rates])
+        options = (layer_scale, qk_norm, epsilon, activation)
+        self.encoders = nn.LayerList([EncoderLayer(*same, rate, *options) for rate in rates])
         self.norm = Identity() if norm_after_pool else LayerNorm(embed_dim, epsilon)
         self.avgpool = AverageTokens()
         self.pool_norm = LayerNorm(embed_dim, epsilon) if norm_after_pool else Identity()
@@ -160,7 +166,7 @@ class ViT(nn.Layer):
             registers = self.register_tokens.expand([x.shape[0], -1, -1])  # [B, R, D]
             M = self.num_prefix_tokens - registers.shape[1]
             x = paddle.concat([x[:, :M], registers, x[:, M:]], axis=1)  # [B, M + R + N, D]
-        x = self.embed_dropout(x)
+        x = self.embed_dropout(self.embed_norm(x))
         for encoder in self.encoders:
             x = encoder(x)  # [B, M + R + N, D]
         return self.norm(x)

@@ -12,7 +12,14 @@ from paddle_vit.system.files import atomic_write
 from paddle_vit.system.fitting import FITS, INTERPOLATIONS, fit_named
 from paddle_vit.weights import describe_weights, export_weights, propose_table
 from paddle_vit.weights.checkpoint import read_description
-from paddle_vit.weights.conversion import assumptions, import_weights, parse_settings, read_class_names
+from paddle_vit.weights.conversion import (
+    assumptions,
+    import_weights,
+    parse_settings,
+    read_class_names,
+    why_not_predict,
+)
+from paddle_vit.weights.proposal import why_unknown
 
 
 def main():
@@ -57,8 +64,12 @@ def main():
         if Path(args.propose).exists():
             raise UserError(f"{args.propose} 已经有了,草稿不覆盖它:请换一个名字,或先把它移走。")
         model = create_model(args.model or "vit", **settings)
-        atomic_write(Path(args.propose), propose_table(model, args.source).encode())
+        table = propose_table(model, args.source)
+        atomic_write(Path(args.propose), table.encode())
         print(f"换名表的草稿写在 {args.propose}:核对以后填好 ?,再用 --table {args.propose} 转换。")
+        reason = why_unknown(model, args.source, table)
+        if reason:
+            print(f"提示:{reason}")
         return
     if args.output is None:
         parser.error("the following arguments are required: --output")
@@ -81,7 +92,7 @@ def main():
     print(f"写好了 {args.output}")
     data = (read_description(args.output) or (None, None))[1]
     if data is None:
-        print("提示:里面没有均值和标准差,可以微调,还不能预测;要预测请加 --mean 和 --std 重新转换。")
+        print(f"提示:{why_not_predict(args.output)}")
     else:
         print(f"预处理:{parse_info(data, args.output).describe()}")
     options = {

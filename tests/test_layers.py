@@ -100,6 +100,22 @@ def test_identity_returns_its_input():
     assert Identity()(x) is x
 
 
+@pytest.mark.parametrize(
+    "activation, formula",
+    [
+        ("quick_gelu", lambda x: x / (1 + np.exp(-1.702 * x))),
+        ("gelu_tanh", lambda x: x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))),
+    ],
+)
+def test_the_approximations_of_gelu(activation, formula):
+    layer, x = Mlp(8, activation=activation), paddle.randn([2, 3, 8])
+    weights = [tensor.numpy() for tensor in (layer.fc1.weight, layer.fc1.bias, layer.fc2.weight, layer.fc2.bias)]
+    expected = formula(x.numpy() @ weights[0] + weights[1]) @ weights[2] + weights[3]
+    np.testing.assert_allclose(layer(x).numpy(), expected, atol=1e-5)
+    with pytest.raises(UserError, match="gelu、quick_gelu、gelu_tanh 之一"):
+        Mlp(8, activation="relu")
+
+
 def test_mlp_equals_numpy():
     layer = Mlp(6, mlp_ratio=2.5)
     assert layer.fc1.weight.shape == [6, 15]

@@ -67,9 +67,8 @@ def _write_mlp(graph, x, layer):
     """一层的后一半:x 加上 Mlp 分支。"""
     y = graph.layer_norm(x, layer.mlp_norm)
     with graph.inside(layer.mlp, "mlp"):
-        y = _write_linear(
-            graph, graph.gelu(_write_linear(graph, y, layer.mlp.fc1)), layer.mlp.fc2, _gamma(layer.mlp_scale)
-        )
+        y = graph.activation(_write_linear(graph, y, layer.mlp.fc1), layer.mlp.act)
+        y = _write_linear(graph, y, layer.mlp.fc2, _gamma(layer.mlp_scale))
     return graph.add(x, y)
 
 
@@ -91,7 +90,7 @@ def _write_head(graph, x, head):
             elif isinstance(layer, nn.LayerNorm):
                 x = graph.layer_norm(x, layer)
             elif isinstance(layer, nn.GELU):
-                x = graph.gelu(x)
+                x = graph.activation(x, layer)
             elif not isinstance(layer, (Identity, nn.Identity, nn.Dropout)):  # 预测时这几种什么也不做
                 raise UserError(f"分类头里的 {type(layer).__name__} 写不成静态图:能写的是 Linear、LayerNorm 和 GELU。")
     return x
@@ -131,6 +130,8 @@ def _write_vit(graph, image, model):
     if prefix:
         tokens = [graph.add(graph.zero_token(x), graph.constant(token)) for token in prefix]  # 各 [B, 1, D]
         x = graph.concat([*tokens, x], axis=1)  # [B, M + R + N, D]
+    if isinstance(model.embed_norm, nn.LayerNorm):
+        x = graph.layer_norm(x, model.embed_norm)
     heads = [model.head] if model.distillation_token is None else [model.head, model.distillation_head]
     for i, layer in enumerate(model.encoders):  # 最后一层之后只用到 class token(和蒸馏 token),其余 token 不必算
         last = i == len(model.encoders) - 1

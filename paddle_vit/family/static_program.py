@@ -6,6 +6,8 @@ import struct
 import numpy as np
 import paddle
 
+from ..activations import QuickGELU, TanhGELU
+
 __all__ = ["ENGINE_ERRORS", "StaticGraph", "save_weights", "serialize", "with_ticket"]
 
 
@@ -72,8 +74,12 @@ class StaticGraph:
         y = self.matmul(x, self.constant(weight))
         return y if bias is None else self.add(y, self.constant(bias))
 
-    def gelu(self, x):
-        return self.op("gelu", {"X": x}, approximate=False)
+    def activation(self, x, layer):
+        """激活函数:GELU,或它的两种近似。"""
+        if isinstance(layer, QuickGELU):
+            slope = self.op("sigmoid", {"X": self.scale(x, 1.702)})
+            return self.op("elementwise_mul", {"X": x, "Y": slope}, axis=-1)
+        return self.op("gelu", {"X": x}, approximate=isinstance(layer, TanhGELU))
 
     def layer_norm(self, x, layer, factor=1.0):
         """层归一化;输出再乘以 factor。"""

@@ -309,6 +309,12 @@ class SwinTransformer(nn.Layer):
         self.avgpool = AverageTokens()
         self.head = Linear(embed_dim * 2**last, num_classes) if num_classes else Identity()
 
+    @property
+    def pads_before_shift(self) -> bool:
+        """有没有既补零又移动的层(特征图不是窗口的整数倍);我们先补零再移动,timm 先移动再补零,这时结果不同。"""
+        blocks = [block for stage in self.stages for block in stage.blocks]
+        return any(block.shift and block.padded_size != block.map_size for block in blocks)
+
     def forward_features(self, x: Tensor) -> Tensor:
         """图像 [B, C, 高, 宽] -> 最后一级归一化后的全部 token [B, N, D]。"""
         x = self.patch_embed(x)  # [B, H * W, D]

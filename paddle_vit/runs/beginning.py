@@ -13,7 +13,7 @@ from ..family.models import create_model, full_name, model_settings
 from ..system.fitting import fit_named, size_setting
 from ..system.run_files import DATA, LAST, SUMMARY
 from ..tasks.distillation import Distillation
-from ..weights import NORMALIZATION, LoadReport, WeightsInfo, describe_weights, load_weights
+from ..weights import NORMALIZATION, LoadReport, WeightsInfo, describe_weights, for_channels, load_weights
 from .loading import load_model
 
 __all__ = [
@@ -138,7 +138,9 @@ def inherited_settings(wanted: dict) -> dict:
 
 def check_inherited(config: Config, inherited: dict):
     """微调时改了沿用的设置,权重就放不进去了:抛出 ``UserError``;放得进去的那几个可以改。"""
-    free = tagged("free")
+    free = [*tagged("free"), "grayscale"]  # 卷积核在灰度和彩色之间能换
+    if "model" not in inherited:  # 别处的权重:写明的 epsilon 胜过它的
+        free.append("epsilon")
     for name, before in inherited.items():
         mine = getattr(config, name)
         if name in free or mine == before or (name == "model" and full_name(mine) == full_name(before)):
@@ -182,6 +184,7 @@ def choose_normalization(data: Data, config: Config, beginning: Beginning) -> Da
         mean, std = pixel_statistics(data.train)
     elif beginning.weights is not None:
         known = beginning.weights
+        known = dataclasses.replace(known, **for_channels(known, channels))  # 彩色的权重,灰度的图像
         mean, std = known.mean or data.info.mean, known.std or data.info.std
     else:
         return data
@@ -202,7 +205,14 @@ def first_weights(model, config: Config, info: DataInfo, beginning: Beginning) -
     """
     if beginning.weights is None or config.weights is None:
         return None
-    return load_weights(model, config.weights, table=config.weights_table, classes=info.classes)
+    return load_weights(
+        model,
+        config.weights,
+        match_channels=True,
+        table=config.weights_table,
+        classes=info.classes,
+        settings=config.given_model_arguments(),
+    )
 
 
 def load_distillation(config: Config, info: DataInfo, beginning: Beginning) -> Distillation | None:

@@ -4,7 +4,7 @@
 """
 
 from .export import export_weights
-from .info import NORMALIZATION, WeightsInfo, describe_weights, find_weights
+from .info import NORMALIZATION, WeightsInfo, describe_weights, find_weights, for_channels
 from .loading import load_weights
 from .proposal import propose_table
 from .report import LoadReport, save_report
@@ -16,6 +16,7 @@ __all__ = [
     "describe_weights",
     "export_weights",
     "find_weights",
+    "for_channels",
     "load_weights",
     "propose_table",
     "save_report",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,11 +15,12 @@ from ..errors import UserError
 from ..family.models import create_model, full_name, model_settings
 from ..system.files import read_text
 from ..system.fitting import Fit, plain_size
-from .checkpoint import save_model
-from .info import WeightsInfo, describe_weights
+from .checkpoint import read_description, save_model
+from .info import WeightsInfo, describe_weights, for_channels
 from .loading import load_weights
 
 __all__ = ["assumptions", "import_weights", "is_blank_head", "model_for", "parse_settings", "read_class_names"]
+__all__ += ["why_not_predict"]
 
 
 def import_weights(
@@ -58,11 +60,13 @@ def import_weights(
         raise UserError(f"输出文件 {output} 应以 .safetensors 结尾。")
     info = describe_weights(source, table, model)
     network, arguments = model_for(info, model, settings)
-    report = load_weights(network, source, strict=strict, resize_patches=resize_patches, table=table)
+    options = {"resize_patches": resize_patches, "match_channels": "in_channels" in (settings or {})}
+    report = load_weights(network, source, strict=strict, table=table, settings=settings, **options)
     if any(name.startswith("head.") for name in report.fresh):
+        dropped = "".join(f";{note}" for note in report.notes if note.startswith("不要预训练时用的"))
         raise UserError(
-            f"{source} 的分类头装不进来({'、'.join(report.fresh)}):转换要连分类头一起。没有分类头的权重请直接用 "
-            "scripts/train.py --weights 微调;用 --set 改过 num_classes 的,请去掉。"
+            f"{source} 的分类头装不进来({'、'.join(report.fresh)}){dropped}:转换要连分类头一起。没有分类头的权重请直接"
+            "用 scripts/train.py --weights 微调,或加 --set num_classes=0 只要主干;用 --set 改过 num_classes 的,请去掉。"
         )
     _check_head(network, info, source)
     if fit is not None:
@@ -70,6 +74,7 @@ def import_weights(
     if mean is not None or std is not None:
         check_normalization(mean, std, arguments["in_channels"])
         info = dataclasses.replace(info, mean=tuple(mean or ()), std=tuple(std or ()))
+    info = dataclasses.replace(info, **for_channels(info, arguments["in_channels"]))
     if info.epsilon is not None and "epsilon" not in (settings or {}):
         arguments["epsilon"] = info.epsilon
     save_model(output, network.state_dict(), arguments, _data_info(info, arguments, class_names))
@@ -131,7 +136,7 @@ def _data_info(info, arguments, class_names):
     names = class_names or info.classes or [f"类别 {index}" for index in range(count)]
     if len(names) != count:
         raise UserError(f"有 {len(names)} 个类别名,而分类头有 {count} 类:请检查类别名文件,一行一个。")
-    if info.mean is None or len(info.mean) != channels:
+    if info.mean is None or len(info.mean) != channels or not count:
         return None
     return {
         "name": info.format,
@@ -156,6 +161,18 @@ def assumptions(info: WeightsInfo, options: dict[str, str]) -> str | None:
     return f"权重没有写明,按惯例:{';'.join(parts)}。不对的请用括号里的选项写明。" if parts else None
 
 
+def why_not_predict(path: str | Path) -> str:
+    """转换好的文件为什么不能用来预测,怎么办;能预测时是空的。"""
+    description = read_description(path)
+    if description is None or description[1] is not None:
+        return ""
+    arguments = description[0]
+    if arguments.get("num_classes") == 0:
+        return "里面没有分类头,可以微调,不能预测。"
+    count = arguments.get("in_channels")
+    return f"里面没有均值和标准差,可以微调,还不能预测;要预测请加 --mean 和 --std(各 {count} 个数)重新转换。"
+
+
 def read_class_names(path: str | Path) -> list[str]:
     """读类别名文件:一行一个,次序就是标签。
 
@@ -168,6 +185,13 @@ def read_class_names(path: str | Path) -> list[str]:
     return names
 
 
+def _number_or(value):
+    """YAML 把没有小数点的 1e-5 当作文字:它是数;别的原样。"""
+    with contextlib.suppress(ValueError):
+        return float(value) if isinstance(value, str) and value.strip()[:1] in "+-.0123456789" else value
+    return value
+
+
 def parse_settings(pairs: Iterable[str]) -> dict:
     """命令行上的 ``名字=值`` 若干个 -> 字典;值按 YAML 读。
 
@@ -178,7 +202,7 @@ def parse_settings(pairs: Iterable[str]) -> dict:
     for pair in pairs:
         name, equals, value = pair.partition("=")
         try:
-            settings[name.strip().replace("-", "_")] = yaml.safe_load(value)
+            settings[name.strip().replace("-", "_")] = _number_or(yaml.safe_load(value))
         except yaml.YAMLError:
             equals = ""
         if not equals:

@@ -88,6 +88,10 @@ def _check_exportable(model):
         reasons.append("qk_scale 不是 d ** -0.5")
     if settings.get("head") == "mlp":
         reasons.append("分类头是 mlp")
+    if settings.get("embed_norm"):
+        reasons.append("编码器之前有层归一化,图块嵌入又有偏置")
+    if isinstance(model, SwinTransformer) and model.pads_before_shift:
+        reasons.append("特征图不是窗口的整数倍时,timm 先滚动再补零,我们先补零再滚动")
     if settings.get("distillation_token") and settings["register_tokens"]:
         reasons.append("蒸馏 token 与寄存器 token 一起用")
     if reasons:
@@ -124,6 +128,8 @@ def _vit_code(model):
     others = dict(depth=settings["depth"], num_heads=settings["num_heads"])
     if settings["qk_norm"]:
         others["qk_norm"] = True
+    if settings["activation"] != "gelu":
+        others["act_layer"] = settings["activation"]
     if settings["layer_scale"] is not None:
         others["init_values"] = 1.0
     if settings["register_tokens"]:

@@ -27,11 +27,15 @@ from .preprocessing import NORMALIZATION, normalization_of_name
 from .shapes import candidates, find_shape, heads_of_flax, image_size_of, in_channels_of, num_classes_of, pool_of_norm
 from .tables import FACTS, UNKNOWN, Table, read_table, recognise
 
-__all__ = ["NORMALIZATION", "WeightsInfo", "describe_file", "describe_weights", "find_weights", "heads_of"]
+__all__ = ["NORMALIZATION", "WeightsInfo", "describe_file", "describe_weights", "find_weights", "for_channels"]
+__all__ += ["heads_of"]
 
+# 别处对激活函数的叫法 -> 我们的
+_ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "quickgelu": "quick_gelu"}
 MAX_EPSILON = 1e-3  # 再大的,Paddle 的 layer_norm 不接受
 # 目录里先找哪个文件
 _FILES = ("model.safetensors", "pytorch_model.bin", "model.pdparams", "weights.npz")
+_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")  # 分片的
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +60,7 @@ class WeightsInfo:
         assumed (tuple[(str, str)]): 文件没有写明、按惯例的:(哪一项, 一句话),
             哪一项是 normalization、fit、epsilon、classes。
         candidates (tuple[str]): 尺寸与它相同的命名模型,图像大小也相同的在前。
+        unstated (tuple[str]): 文件和旁边都没有写、只按自带的换名表假定的几个事实的名字;使用者写明的胜过它们。
         notes (tuple[str]): 其他要知道的事。
     """
 
@@ -80,6 +85,7 @@ class WeightsInfo:
     problem: str | None = None
     assumed: tuple = ()
     candidates: tuple = ()
+    unstated: tuple = ()
     notes: tuple = ()
 
     def guess(self) -> str:
@@ -106,7 +112,8 @@ def find_weights(path: str | Path) -> Path:
         if not best.exists():
             raise UserError(f"没有 {best}:这个运行还没有存过权重,请先训练至少一轮。")
         return best
-    found = [path / name for name in _FILES if (path / name).exists()]
+    found = [path / name for name in (*_FILES, *_INDEXES) if (path / name).exists()]
+    found = found or sorted(path.glob("*-00001-of-*"))  # 只有几片,没有 .index.json:由 open_tensors 说明
     if not found:
         raise UserError(
             f"{path} 不是运行目录,里面也没有 {'、'.join(_FILES)}:请给出权重文件本身(导出的目录不行,请给运行目录)。"
@@ -157,14 +164,18 @@ def describe_file(tensors: TensorFile, table: Table, given: bool = False, model:
     if table.name == "paddle_vit":
         return dataclasses.replace(info, **_own_facts(tensors, shapes.values()))
     facts = {**_metadata_facts(tensors), **neighbour_facts(tensors.path, table, info, shapes)}
+    stated_facts = set(facts)
     for name in FACTS:
         stated = getattr(info, name)
         if given and stated not in (None, UNKNOWN) and facts.get(name, stated) != stated:
             path = tensors.path.with_name("config.json")
             raise UserError(f"换名表里 {name} 是 {stated},{path} 里是 {facts[name]}:请改正其中一个。")
+    facts["activation"] = facts.get("activation", info.activation)
+    facts["activation"] = _ACTIVATIONS.get(str(facts["activation"]).lower(), facts["activation"])
     if table.family in ("vit", "swin"):
         facts["assumed"] = (*facts.get("assumed", ()), *_assumed(info, facts, given, why))
-    info = dataclasses.replace(info, **facts)
+    unstated = [] if given else [name for name in (*FACTS, "scale") if name not in stated_facts]
+    info = dataclasses.replace(info, **facts, unstated=tuple(unstated))
     if info.epsilon not in (None, UNKNOWN) and not 0 < info.epsilon <= MAX_EPSILON:
         raise UserError(f"{tensors.path} 的层归一化的 epsilon 是 {info.epsilon:g}:应大于 0,不超过 {MAX_EPSILON:g}。")
     if not all(0 < value < math.inf for value in info.std or ()) or not all(map(math.isfinite, info.mean or ())):
@@ -173,6 +184,13 @@ def describe_file(tensors: TensorFile, table: Table, given: bool = False, model:
             "标准差要大于 0,请改正,或把 preprocessor_config.json 移走。"
         )
     return info
+
+
+def for_channels(info: WeightsInfo, channels: int) -> dict:
+    """均值和标准差换成 channels 个通道的(字典):彩色换灰度取平均,灰度换彩色照抄;不用换、不能换时是空的。"""
+    if info.mean is None or info.std is None or len(info.mean) == channels or 1 not in (len(info.mean), channels):
+        return {}
+    return {name: (sum(v) / len(v),) * channels for name, v in (("mean", info.mean), ("std", info.std))}
 
 
 def _own_facts(tensors, shapes):

@@ -6,9 +6,11 @@ import math
 
 import numpy as np
 
-__all__ = ["BIAS_TABLE", "KERNEL", "POSITIONS", "convert", "is_bias_table"]
+__all__ = ["BIAS_TABLE", "KERNEL", "KERNEL_BIAS", "POSITIONS", "can_match_channels", "convert", "is_bias_table"]
+__all__ += ["match_channels"]
 
 POSITIONS, KERNEL = "position_embedding", "patch_embed.patch_embedding.weight"
+KERNEL_BIAS = "patch_embed.patch_embedding.bias"
 BIAS_TABLE = "relative_position_bias_table"
 
 
@@ -51,6 +53,28 @@ def _convert_kernel(value, wanted, table):
     order = table.patch_order.split()
     sizes = [channels if axis == "c" else side for axis in order]
     return value.reshape(-1, *sizes).transpose(0, *(1 + order.index(axis) for axis in ("c", "p1", "p2")))
+
+
+def can_match_channels(channels: int, wanted: int) -> bool:
+    """卷积核能不能换成 wanted 个通道的:彩色换灰度,或灰度换彩色。"""
+    return channels != wanted and 1 in (channels, wanted)
+
+
+def match_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
+    """把图块嵌入的卷积核换成另一个通道数,使灰度图像得到的 token 与把它当作彩色(三个通道相同)时一样。
+
+    彩色换灰度:各通道的核相加;灰度换彩色:每个通道用它的 1 / channels。
+
+    Args:
+        kernel (ndarray): [D, C, P, P],C 或 channels 是 1。
+        channels (int): 新的通道数。
+
+    Returns:
+        ndarray: [D, channels, P, P]。
+    """
+    if channels == 1:
+        return kernel.sum(axis=1, keepdims=True)
+    return np.repeat(kernel / channels, channels, axis=1)
 
 
 def is_bias_table(shape, wanted):

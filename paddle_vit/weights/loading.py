@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,10 +13,12 @@ from paddle import nn
 
 from ..family.models import is_head
 from ..layers import LayerNorm
+from ..system.files import first_few
 from .files import open_tensors
+from .foreign_heads import pretraining_parts
 from .info import describe_file, find_weights, heads_of
 from .plan import Plan
-from .refusals import check_architecture, check_complete, check_contents, check_meaning, check_stated
+from .refusals import check_architecture, check_complete, check_contents, check_meaning, check_stated, check_types
 from .report import LoadReport
 from .tables import read_table, recognise
 
@@ -28,8 +31,10 @@ def load_weights(
     *,
     strict: bool = True,
     resize_patches: bool = False,
+    match_channels: bool = False,
     table: str | Path | None = None,
     classes: Sequence[str] | None = None,
+    settings: dict | None = None,
 ) -> LoadReport:
     """把别处的权重装进模型:认出格式,换名,位置编码等改大小;有任何出乎意料的就报错,模型原样不动。
 
@@ -42,8 +47,10 @@ def load_weights(
             或从 Hugging Face 下载的目录。
         strict (bool): ``False`` 时,模型里缺的保持初值,文件里多的不用,都写在报告里。
         resize_patches (bool): 图块边长不同时,图块嵌入的卷积核也改大小。
+        match_channels (bool): 彩色的权重用于灰度图像时,卷积核各通道相加;反过来时平分。
         table (str | Path | None): 使用者的换名表;``None`` 表示由名字认出格式。
         classes (Sequence[str] | None): 模型的类别名。
+        settings (dict | None): 使用者写明的模型设置:只由自带的换名表假定的事实,以它为准;epsilon 总以它为准。
 
     Returns:
         LoadReport: 每个张量的去处。
@@ -55,8 +62,10 @@ def load_weights(
         rules = recognise(tensors) if table is None else read_table(table)
         check_stated(rules, tensors.path, table)
         info = describe_file(tensors, rules, given=table is not None)
+        info, overruled = _overruled(info, settings or {})
         check_architecture(model, rules, info)
-        plan = Plan(model, tensors, rules, info, resize_patches, classes)
+        plan = Plan(model, tensors, rules, info, resize_patches, match_channels, classes)
+        check_types(plan)
         if strict:
             check_complete(plan)
         check_meaning(plan)
@@ -67,7 +76,9 @@ def load_weights(
         notes = [f"头数从文件看不出来,按模型的 {heads}"] if info.num_heads is None else []
         if tensors.others:
             notes.append(f"取的是 {tensors.inside},文件里还有 {'、'.join(tensors.others)}")
-        notes += [*info.notes, *plan.notes, *_set_epsilon(model, info), *_head_notes(model, plan, info)]
+        dropped = pretraining_parts(plan.plain) if rules.name != "paddle_vit" else {}
+        notes += [f"不要预训练时用的{kind} {len(names)} 个({first_few(names)})" for kind, names in dropped.items()]
+        notes += [*info.notes, *overruled, *plan.notes, *_set_epsilon(model, info), *_head_notes(model, plan, info)]
     fresh = [name for name in plan.targets if name not in plan.loaded and name not in plan.resized]
     fates = map(tuple, (plan.loaded, plan.resized, fresh, plan.unused, notes))
     return LoadReport(str(path), rules.name, *fates)
@@ -80,6 +91,21 @@ def _head_notes(model, plan, info):
     if weights and info.problem not in (None, "single_label_classification"):
         notes.append(f"它的分类头是 {info.problem},不是在几类里选一类")
     return notes
+
+
+def _overruled(info, settings):
+    """使用者写明的设置胜过假定的事实:(改过的说明, 要写进报告的话)。"""
+    names = {"epsilon": "epsilon", "activation": "activation", "num_heads": "num_heads", "qk_scale": "scale"}
+    changes, notes = {}, []
+    for setting, fact in names.items():
+        mine, theirs = settings.get(setting), getattr(info, fact)
+        mine = tuple(mine) if isinstance(mine, list) else mine
+        if mine is None or mine == theirs or not (fact == "epsilon" or fact in info.unstated):
+            continue
+        changes[fact] = mine
+        source = "权重" if fact not in info.unstated else f"格式 {info.format}"
+        notes += [f"{setting} 按给出的 {mine},不按{source}的 {theirs}"] if theirs is not None else []
+    return dataclasses.replace(info, **changes), notes
 
 
 def _set_epsilon(model, info):

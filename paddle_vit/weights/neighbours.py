@@ -13,7 +13,16 @@ from .shapes import sizes_of
 __all__ = ["neighbour_facts"]
 
 # timm 里张量名字相同、算法不同的那些:旋转位置编码,别的激活,归一化在后的(rpn)
-_OTHER_BLOCKS = re.compile("rope|quickgelu|rpn|so400m|giantopt")
+_OTHER_BLOCKS = re.compile("rope|rpn|so400m|giantopt")
+# 换名表 -> 它的 config.json 里可以有的 model_type;别的表按自己的结构(family)
+_KINDS = {
+    "huggingface_vit": ("vit", "deit", "vit_mae", "vit_msn"),
+    "huggingface_clip": ("clip", "clip_vision_model"),
+    "huggingface_siglip": ("siglip", "siglip_vision_model"),
+    "huggingface_dinov2": ("dinov2", "dinov2_with_registers"),
+    "vit": ("vit", "deit", "vit_mae", "vit_msn"),
+    "swin": ("swin",),
+}
 
 
 def neighbour_facts(path, table, info, shapes):
@@ -66,8 +75,10 @@ def _refuse_family(path, kind, table):
 def _huggingface_facts(config, path, table, shapes):
     path = path.with_name("config.json")
     kind = config["model_type"]
-    if table.family is not None and kind not in {"vit": ("vit", "deit"), "swin": ("swin",)}.get(table.family, (kind,)):
+    if table.family is not None and kind not in _KINDS.get(table.name, _KINDS.get(table.family, (kind,))):
         _refuse_family(path, kind, table)
+    if matches(config, {"vision_config": {}}):  # CLIP 和 SigLIP:图像塔和文本塔各一份
+        config = {**config, **config["vision_config"]}
     pattern = {"layer_norm_eps": float, "num_attention_heads": int, "num_heads": [int], "hidden_act": str}
     pattern.update(qkv_bias=bool, image_size=(int, list), id2label={None: str}, problem_type=str)
     values = _checked(config, pattern, path)
@@ -121,13 +132,14 @@ def _timm_facts(config, path, table, shapes):
     }
     _check_sizes(stated, sizes_of(table, shapes), path)
     activation = values.get("model_args", {}).get("act_layer")
-    if activation is not None:
-        facts["activation"] = str(activation)
+    if activation is not None or "quickgelu" in kind:
+        facts["activation"] = str(activation or "quick_gelu")
     if "label_names" in values:
         facts["classes"] = tuple(values["label_names"])
     pool = values.get("global_pool")
-    if pool not in (None, "", "avg", "token")[: 4 if table.family == "vit" else 3]:
+    if pool not in (None, "", "avg", "token", "map")[: 5 if table.family == "vit" else 3]:
         raise UserError(f"{path} 里的 global_pool 是 {pool!r}:我们只有 token(cls)和 avg,Swin 只有 avg,装不进来。")
-    if table.family == "vit" and pool in ("token", "avg"):
-        facts["pool"] = {"token": "cls", "avg": "avg"}[values["global_pool"]]
+    if table.family == "vit" and pool in ("token", "avg", "map"):  # map 是注意力汇聚:只能当主干
+        facts["pool"] = {"token": "cls"}.get(pool, pool)
+    facts.update(_image_side(pixels.get("input_size", [None])[1:] or None, path))
     return facts

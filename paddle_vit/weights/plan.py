@@ -7,7 +7,8 @@ import math
 import numpy as np
 
 from ..family.models import is_head
-from .layouts import BIAS_TABLE, KERNEL, POSITIONS, convert, is_bias_table
+from .layouts import BIAS_TABLE, KERNEL, KERNEL_BIAS, POSITIONS, can_match_channels, convert, is_bias_table
+from .layouts import match_channels as match_kernel
 from .resampling import resize_bias_table, resize_patch_kernel, resize_positions
 
 __all__ = ["Plan"]
@@ -24,14 +25,17 @@ class Plan:
         notes (list[str]): 要写进报告的话。
     """
 
-    def __init__(self, model, tensors, table, info, resize_patches, classes):
+    def __init__(self, model, tensors, table, info, resize_patches, match_channels, classes):
         self.model, self.tensors, self.table, self.info = model, tensors, table, info
-        self.resize_patches = resize_patches
+        self.resize_patches, self.match_channels = resize_patches, match_channels
         self.targets = model.state_dict()
         self.plain = table.plain_names(tensors)
         self.sources = {ours: self.find(ours) for ours in self.targets}
         self.sources = {ours: names for ours, names in self.sources.items() if names}
         self.loaded, self.resized, self.wrong, self.notes = [], [], [], []
+        if KERNEL in self.sources and KERNEL_BIAS in self.targets and KERNEL_BIAS not in self.sources:
+            self.sources[KERNEL_BIAS] = ()
+            self.notes.append("文件里图块嵌入没有偏置,取零")
         self.head_names = {name for name in self.targets if is_head(name)}
         self.fresh_head = self._drops_head(classes)
         for ours in self.sources:
@@ -84,11 +88,24 @@ class Plan:
             sides = [int(round(length**0.5) + 1) // 2 for length in (shape[0], wanted[0])]
             note = f"相对位置偏置表的窗口由 {sides[0]} 改为 {sides[1]}"
             self.notes += [] if note in self.notes else [note]
-        elif ours == KERNEL and self.resize_patches and len(shape) == 4 and shape[:2] == wanted[:2]:
+        elif ours == KERNEL and self._kernel_fits(shape, wanted):
             self.resized.append(ours)
-            self.notes.append(f"图块嵌入的卷积核由 {_times(shape[2:])} 改为 {_times(wanted[2:])}")
+            if shape[2:] != wanted[2:]:
+                self.notes.append(f"图块嵌入的卷积核由 {_times(shape[2:])} 改为 {_times(wanted[2:])}")
+            if shape[1] != wanted[1]:
+                how = "各通道的卷积核相加" if wanted[1] == 1 else f"每个通道用灰度的卷积核的 1/{wanted[1]}"
+                self.notes.append(f"图像由 {shape[1]} 个通道改为 {wanted[1]} 个,{how}")
         else:
             self.wrong.append(ours)
+
+    def _kernel_fits(self, shape, wanted):
+        """图块嵌入的卷积核能不能换成模型的:图块边长和通道数不同的,要使用者同意。"""
+        return (
+            len(shape) == 4
+            and shape[0] == wanted[0]
+            and (shape[2:] == wanted[2:] or self.resize_patches)
+            and (shape[1] == wanted[1] or (self.match_channels and can_match_channels(shape[1], wanted[1])))
+        )
 
     # 位置编码
 
@@ -139,6 +156,8 @@ class Plan:
 
     def shape(self, ours):
         """来源换成我们的放法以后的形状,不读内容。"""
+        if not self.sources[ours]:  # 取零的
+            return tuple(self.targets[ours].shape)
         parts = [np.broadcast_to(np.float32(0), self.tensors[name].shape) for name in self.sources[ours]]
         shapes = [self._converted(part, ours).shape for part in parts]
         if len(shapes) == 1 or len({shape[:-1] for shape in shapes}) > 1:
@@ -154,8 +173,9 @@ class Plan:
             convert(self.tensors[name].read(), ours, self.targets[ours].shape, self.table)
             for name in self.sources[ours]
         ]
-        value = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
         wanted = tuple(self.targets[ours].shape)
+        parts = parts or [np.zeros(wanted, "float32")]
+        value = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
         if ours == POSITIONS:
             value = self._fold_positions(value)
         elif ours == "register_tokens" and POSITIONS in self.targets and POSITIONS in self.sources:
@@ -163,7 +183,8 @@ class Plan:
         elif value.shape != wanted and ours.endswith(BIAS_TABLE):
             value = resize_bias_table(value, wanted[0])
         elif value.shape != wanted:
-            value = resize_patch_kernel(value, wanted[2:])
+            value = value if value.shape[1] == wanted[1] else match_kernel(value, wanted[1])
+            value = value if value.shape[2:] == wanted[2:] else resize_patch_kernel(value, wanted[2:])
         return np.ascontiguousarray(value, dtype="float32")
 
     def _fold_positions(self, value):

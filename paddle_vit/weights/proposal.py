@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import difflib
 import json
 import re
@@ -12,9 +13,10 @@ from paddle import nn
 from ..family.swin import SwinTransformer
 from .files import open_tensors
 from .info import find_weights
+from .layouts import BIAS_TABLE
 from .tables import UNKNOWN, bundled_tables, layout_of
 
-__all__ = ["propose_table"]
+__all__ = ["propose_table", "why_unknown"]
 
 _LEAF = re.compile(r"[._/](weight|bias|kernel|scale)$|_(weight|bias)$")
 # 我们的层 -> 别处常用的名字里的片段
@@ -84,6 +86,29 @@ def propose_table(model: nn.Layer, path: str | Path) -> str:
         unused = [name for name in tensors if not any(_matches(template, name) for template in used)]
         text += [f"# 没有用到的张量:{'、'.join(unused[:20])}"] if unused else []
     return "\n".join(text) + "\n"
+
+
+def why_unknown(model: nn.Layer, path: str | Path, table: str) -> str:
+    """草稿里大半是 ``?`` 时,说明为什么:模型的尺寸与文件的不同;不是这样时是空的。
+
+    Args:
+        model (ViT | SwinTransformer | Attention), path (str | Path): 见 ``propose_table``。
+        table (str): ``propose_table`` 写的草稿。
+    """
+    lines = table.partition("tensors:\n")[2].splitlines()
+    if sum('"?"' in line for line in lines) * 2 < len(lines) or not hasattr(model, "settings"):
+        return ""
+    with open_tensors(find_weights(path)) as tensors:
+        widths = collections.Counter(stored.shape[0] for stored in tensors.values() if len(stored.shape) == 1)
+        runs = collections.Counter(re.sub(r"\d+", "N", name, count=1) for name in tensors if re.search(r"\d", name))
+    given = {name: model.settings[name] for name in ("embed_dim", "depth", "depths") if name in model.settings}
+    seen = f"长度最多的是 {widths.most_common(1)[0][0]}(多半是 embed_dim)" if widths else "没有一维的张量"
+    seen += f",编号的张量最多有 {runs.most_common(1)[0][1]} 个(多半是层数)" if runs else ""
+    stated = "、".join(f"{name}={value}" for name, value in given.items())
+    return (
+        f"大半猜不出来,多半是模型的尺寸与文件不同:按 {stated} 猜的,而文件里{seen}。"
+        "请用 --model 和 --set embed_dim=… --set depth=… --set num_heads=… 写明尺寸,换一个草稿的名字再写一份。"
+    )
 
 
 def _yaml(value):
@@ -231,7 +256,7 @@ def _compatible(ours, shape, tensors, theirs, layout):
     if len(shape) == 4 and len(given) == 2:
         size = shape[1] * shape[2] * shape[3]
         return given in ((shape[0], size), (size, shape[0]))
-    if len(shape) == 2 and layout == "torch":
+    if len(shape) == 2 and layout == "torch" and not ours.endswith(BIAS_TABLE):
         given = given[::-1]
     return given == shape
 

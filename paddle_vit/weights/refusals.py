@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 import zlib
 
 import numpy as np
 
+from ..activations import ACTIVATIONS
 from ..errors import UserError
 from ..family.swin import SwinTransformer
 from ..layers import Attention
 from ..system.files import first_few
 from ..vit import ViT
 from .checkpoint import add_to_checksum
+from .foreign_heads import pretraining_parts
 from .info import heads_of
 from .layouts import BIAS_TABLE, KERNEL, POSITIONS
 from .plan import Plan
 from .shapes import image_size_of, sizes_of
 from .tables import FACTS, MAY_BE_UNKNOWN, UNKNOWN
 
-__all__ = ["check_architecture", "check_complete", "check_contents", "check_meaning", "check_stated"]
+__all__ = ["check_architecture", "check_complete", "check_contents", "check_meaning", "check_stated", "check_types"]
+
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+# bitsandbytes、GPTQ、AWQ、fp8、torch.ao 给量化过的权重附带的张量
+_QUANTISED = re.compile(
+    r"(weight_scale|scale_inv|weight_scale_inv|input_scale|\.SCB|absmax|quant_map|quant_state\S*|zero_points?|qzeros|"
+    r"qweight|g_idx|weight_format|\.scales|_packed_params\S*)$"
+)
 
 
 def check_stated(table, path, given):
@@ -59,11 +70,20 @@ def _shown(heads):
 
 
 def _how_to_set(**values):
-    """怎样改模型的设置:在 Python 里、训练时、转换权重时。"""
+    """怎样改模型的设置:在 Python 里、训练时(只有一个数的设置)、转换权重时。"""
     stated = " ".join(f"{name}={value}" for name, value in values.items())
-    train = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in values.items())
-    convert = " ".join(f"--set {name}={value}" for name, value in values.items())
+    convert = " ".join(f"--set {name}={json.dumps(value, separators=(',', ':'))}" for name, value in values.items())
+    convert = convert.replace('"', "")
+    if any(isinstance(value, (list, tuple)) for value in values.values()):
+        return f"请把模型的设置改成 {stated}(import_weights.py 用 {convert})。"
+    train = " ".join(_train_option(f"--{name.replace('_', '-')}", value) for name, value in values.items())
     return f"请把模型的设置改成 {stated}(train.py 用 {train},import_weights.py 用 {convert})。"
+
+
+def _train_option(option, value):
+    if value is None:
+        return f"不给 {option}"
+    return f"{option} {value}" if not isinstance(value, bool) else option if value else option.replace("--", "--no-")
 
 
 def _plain(size):
@@ -89,8 +109,14 @@ def check_architecture(model, table, info):
         raise UserError(f"{start}它是 {table.family} 的权重(格式 {table.name}),模型是 {family}。请换模型或权重。")
     if info.norm_first is False:
         raise UserError(f"{start}它先算注意力再归一化(post-norm),我们的编码器先归一化(pre-norm),结果会是错的。")
-    if info.activation not in (None, "gelu"):
-        raise UserError(f"{start}它的激活函数是 {info.activation},我们的是 gelu,结果会是错的。")
+    activation = _settings(model).get("activation", "gelu")
+    if info.activation not in (None, *ACTIVATIONS):
+        raise UserError(f"{start}它的激活函数是 {info.activation},我们的只有 {'、'.join(ACTIVATIONS)},结果会是错的。")
+    if info.activation not in (None, activation) and info.format != "paddle_vit":
+        raise UserError(
+            f"{start}它的激活函数是 {info.activation},模型的是 {activation},结果会是错的:"
+            f"{_how_to_set(activation=info.activation)}"
+        )
     if info.num_heads is not None and info.num_heads != heads_of(model):
         raise UserError(
             f"{start}它的头数是 {_shown(info.num_heads)},模型的是 {_shown(heads_of(model))}:"
@@ -114,6 +140,23 @@ def check_architecture(model, table, info):
         )
 
 
+def check_types(plan: Plan):
+    """要装的张量不是浮点数的(量化过的整数、打包的 4 位、布尔、复数),抛出 ``UserError``:没有缩放系数,数值不是权重。"""
+    for ours, names in plan.sources.items():
+        for name in names if not (plan.fresh_head and ours in plan.head_names) else ():
+            if plan.tensors[name].dtype not in FLOATS:
+                raise UserError(
+                    f"{plan.tensors.path} 的 {name} 是 {plan.tensors[name].dtype},不是浮点数:多半量化过(8 位、4 位),"
+                    "真正的数值还要乘缩放系数。请用原来的库还原(dequantize)成 float32 再存,或下载没有量化的。"
+                )
+    scales = [name for name in plan.unused if _QUANTISED.search(name)]
+    if scales:
+        raise UserError(
+            f"{plan.tensors.path} 里有量化用的缩放系数({first_few(scales)}):权重要乘上它才是真的数值,这里不会。"
+            "请用原来的库还原(dequantize)成 float32 再存,或下载没有量化的。"
+        )
+
+
 def check_complete(plan: Plan):
     """有缺少、多出或形状不同的就抛出 ``UserError``,两边都列出来。"""
     placed = {*plan.loaded, *plan.resized, *plan.wrong}
@@ -134,7 +177,12 @@ def check_meaning(plan: Plan):
     if not plan.loaded and not plan.resized:
         raise UserError(f"{plan.tensors.path} 没有一个张量放得进这个模型(格式 {plan.table.name}):请换模型。")
     pool, model = plan.info.pool, plan.model
-    if pool is not None and not plan.fresh_head and model.class_token is not None and model.pool != pool:
+    if pool == "map" and not plan.fresh_head:
+        raise UserError(
+            f"{plan.tensors.path} 的分类头要求注意力汇聚(attention pooling),我们没有:"
+            "只能当主干用,请换新的分类头(类别数不同,或 num_classes=0)。"
+        )
+    if pool not in (None, "map") and not plan.fresh_head and model.class_token is not None and model.pool != pool:
         raise UserError(f"{plan.tensors.path} 的分类头要求 pool={pool},模型是 pool={model.pool}:请改成相同的。")
 
     fixed = _settings(model).get("position_embedding") in ("sincos", "sincos1d")
@@ -143,10 +191,51 @@ def check_meaning(plan: Plan):
             f"{plan.tensors.path} 里没有位置编码,而模型有固定的({_settings(model)['position_embedding']}),结果会是错的:"
             f"{_how_to_set(position_embedding='none')}"
         )
+    _check_structure(plan)
+    if plan.table.name == "timm_swin" and not plan.fresh_head and model.pads_before_shift:
+        raise UserError(
+            f"{plan.tensors.path} 是 timm 的 Swin,特征图不是窗口的整数倍时,它先滚动再补零,我们(和 Hugging Face)"
+            "先补零再滚动,结果会不同:请换一个图像边长或窗口(window_size),或换新的分类头微调。"
+        )
     sources = [plan.find(f"stages.{i}.blocks.0.attn.{BIAS_TABLE}") for i in range(20)]
     windows = [plan.tensors[names[0]].shape[0] for names in sources if names]
     if sorted(windows, reverse=True) != windows:
         raise UserError(f"{plan.tensors.path} 的各级窗口不同,后面的反而大(如 Swin-S3):我们的各级相同,装不进来。")
+
+
+# 有没有都行的部分:文件与模型不一样,就是两种结构
+_NORMS = r"^(norm|pool_norm|embed_norm)\.|\.(attn_norm|mlp_norm|q_norm|k_norm)\.|_scale\.gamma$"
+_TOKENS = r"^(class_token|distillation_token|register_tokens|position_embedding|distillation_head\.)|relative_position"
+
+
+def _check_structure(plan):
+    """strict=False 也不放过的:文件和模型一边有、另一边没有的归一化;分类头取来了(要能预测),token 或层数却不同。"""
+    missing = [ours for ours in plan.targets if ours not in {*plan.loaded, *plan.resized, *plan.wrong}]
+    whole = {_template(ours) for ours in missing} - {_template(ours) for ours in plan.sources}  # 每一层都缺的
+    lost = [ours for ours in missing if re.search(_NORMS, ours) and (not plan.fresh_head or _template(ours) in whole)]
+    if not plan.fresh_head:
+        lost += [ours for ours in missing if re.search(_TOKENS, ours)]
+    expected = {name for ours in plan.sources for name in plan.sources[ours]} | _expected_unused(plan)
+    left = {short: name for short, name in plan.plain.items() if name not in expected}
+    used = {tuple(sorted(plan.targets[ours].shape)) for ours in missing}  # 缺的和多的形状相同,可能只是改了名字
+    extra = [name for short, name in left.items() if _is_structure(plan, short, used)]
+    kinds = ";".join(f"{k} {len(n)} 个({first_few(n)})" for k, n in (("文件里没有", lost), ("模型里没有", extra)) if n)
+    if kinds:
+        raise UserError(
+            f"{plan.tensors.path} 与模型的结构不同:{kinds},结果会是错的,--no-strict 也不能装。{_advice(plan)}"
+        )
+
+
+def _is_structure(plan, short, missing):
+    """文件里多出的这个张量是不是结构的一部分。"""
+    shape = tuple(sorted(plan.tensors[plan.plain[short]].shape))
+    if plan.table.knows(short):
+        return not plan.fresh_head or re.search(r"norm|gamma|ls\d|lambda", short) is not None
+    return shape not in missing and re.search(r"norm|\bln_?\w*\.|^(blocks|layers|encoder)\.", short) is not None
+
+
+def _template(ours):
+    return re.sub(r"\d+", "0", ours)
 
 
 def _expected_unused(plan):
@@ -157,6 +246,8 @@ def _expected_unused(plan):
             names.add(name)
         if plan.fresh_head and plan.table.is_head_extra(short):
             names.add(name)
+    if plan.table.name != "paddle_vit":
+        names |= {name for part in pretraining_parts(plan.plain).values() for name in part}
     if plan.fresh_head:
         names |= _find_any(plan, "head") | _find_any(plan, "distillation_head")
     if isinstance(plan.model, ViT):
@@ -179,25 +270,77 @@ def _is_fixed_table(plan, name):
     return np.allclose(plan.tensors[name].read(), table.numpy(), atol=1e-5)
 
 
+def _options(plan):
+    """文件里的 ViT 有没有各个可有可无的部分,与模型不同的:{设置: 文件的}。"""
+    settings, model = plan.model.settings, plan.model
+
+    def present(ours):
+        return bool(plan.find(ours))
+
+    registers, fc1 = plan.find("register_tokens"), plan.find("encoders.0.mlp.fc1.bias")
+    stated = {
+        "qkv_bias": present("encoders.0.attn.qkv.bias"),
+        "qk_norm": present("encoders.0.attn.q_norm.weight"),
+        "embed_norm": present("embed_norm.weight"),
+        "norm_after_pool": present("pool_norm.weight"),
+        "register_tokens": plan.tensors[registers[0]].shape[-2] if registers else 0,
+        "distillation_token": present("distillation_token"),
+    }
+    if fc1:
+        ratio = plan.tensors[fc1[0]].shape[0] / model.encoders[0].mlp.fc1.weight.shape[0]
+        same = int(ratio * settings["embed_dim"]) == int(settings["mlp_ratio"] * settings["embed_dim"])
+        stated["mlp_ratio"] = settings["mlp_ratio"] if same or "embed_dim" in _size_differences(plan) else ratio
+    different = {name: value for name, value in stated.items() if settings[name] != value}
+    scaled = present("encoders.0.attn_scale.gamma")
+    if scaled != (settings["layer_scale"] is not None):
+        different["layer_scale"] = 1e-5 if scaled else None
+    if present("class_token") and model.class_token is None:
+        different["pool"] = "cls"
+    elif model.class_token is not None and not present("class_token"):
+        different.update({"pool": "avg", **({"class_token": False} if settings["class_token"] else {})})
+    learnable = settings["position_embedding"] == "learnable"
+    if present(POSITIONS) != learnable and settings["position_embedding"] in ("none", "learnable"):
+        different["position_embedding"] = "none" if learnable else "learnable"
+        image_size = _plain(image_size_of(plan.table, _shapes(plan)) or settings["image_size"])
+        if not learnable and image_size != _plain(settings["image_size"]):
+            different["image_size"] = image_size
+    return different
+
+
+def _size_differences(plan):
+    """由形状看得出的尺寸里,与模型不同的:{设置: 文件的}。"""
+    settings = plan.model.settings
+    sizes = {name: size for name, size in _sizes(plan).items() if name in settings}
+    return {name: size for name, size in sizes.items() if _plain(settings[name]) not in (size, tuple(_as_list(size)))}
+
+
+def _as_list(size):
+    return size if isinstance(size, (list, tuple)) else [size]
+
+
 def _advice(plan):
+    if not _settings(plan.model):
+        return "请检查模型的尺寸,或换一份权重。"
+    sizes = _size_differences(plan)
+    channels = sizes.pop("in_channels", None)  # 由数据定,不是训练的设置
+    different = {**sizes, **(_options(plan) if isinstance(plan.model, ViT) else {})}
     if plan.table.name == "paddle_vit":
-        sizes = {name: size for name, size in _sizes(plan).items() if name in plan.model.settings}
-        different = {name: size for name, size in sizes.items() if _plain(plan.model.settings[name]) != size}
-        settings = plan.model.settings
-        if settings.get("position_embedding") == "none" and plan.find(POSITIONS):
-            different["position_embedding"] = "learnable"
-            image_size = _plain(image_size_of(plan.table, _shapes(plan)) or settings["image_size"])
-            if image_size != _plain(settings["image_size"]):
-                different["image_size"] = image_size
-        if settings.get("pool") == "avg" and plan.find("class_token") and plan.model.class_token is None:
-            different["pool"] = "cls"
-        channels = different.pop("in_channels", None)  # 由数据定,不是训练的设置
         change = _how_to_set(**different) if different else "" if channels else "请用原来的设置。"
         change += f"图像的通道数要是 {channels}(in_channels={channels})。" if channels else ""
         return f"除了微调时的分类头,模型要与原来的形状相同。{change}"
+    if plan.wrong == [KERNEL] and channels is not None:
+        return (
+            f"它的图像是 {channels} 个通道的:要换成模型的 {plan.model.settings['in_channels']} 个,"
+            "load_weights 用 match_channels=True,import_weights.py 用 --set in_channels=1 或 3(只在灰度和彩色之间)。"
+        )
     if plan.wrong == [KERNEL] and plan.shape(KERNEL)[:2] == tuple(plan.targets[KERNEL].shape[:2]):
-        return "只有图块边长不同:请换一个模型,或要求把卷积核也改大小(resize_patches,--resize-patches)。"
+        return (
+            "只有图块边长不同:请换一个模型,或要求把卷积核也改大小(load_weights 用 resize_patches=True,"
+            "import_weights.py 用 --resize-patches,再用转换好的文件训练)。"
+        )
     names = plan.info.candidates
+    if different and not (sizes and names):
+        return _how_to_set(**different)
     return f"它像是 {first_few(names)}。" if names else "请检查模型的尺寸,或换一份权重。"
 
 

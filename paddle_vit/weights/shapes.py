@@ -35,6 +35,8 @@ def heads_of_flax(table, shapes):
 
 def pool_of_norm(table, shapes):
     """timm 的 fc_norm 在平均之后;没有写明汇聚方式的,有它就是取平均。"""
+    if table.family == "vit" and any(name.startswith(("attn_pool.", "MAPHead_0/", "head.probe")) for name in shapes):
+        return "map"  # 注意力汇聚,我们没有
     averaged = table.family == "vit" and find_shape(table, shapes, "pool_norm.weight") is not None
     return "avg" if averaged else None
 

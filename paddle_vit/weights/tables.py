@@ -16,10 +16,12 @@
 
 还可以写:``normalization``(像素怎样归一化:half 是均值和标准差都 0.5,imagenet 和 clip 是它们的,none 不归一化),
 ``scale``(q k^T 的缩放,不写是 d ** -0.5),``pool``(cls 或 avg),``patch_order``(图块嵌入是线性层时图块展平的次序,
-如 ``p1 p2 c``),``prefixes``(要去掉的前缀),``ignore``(本来就不需要的张量,可以有 ``*``),``head_extras``(分类头多出来的
-部分,换分类头时才不需要)。``{i}`` 是数字,``{i+1}`` 是它加一;``甲 | 乙`` 是两种可能的名字。
+如 ``p1 p2 c``),``prefixes``(要去掉的前缀;多数张量共有的,如 ``_orig_mod.``,不写也会去掉),``ignore``(本来就不需要的张量,
+可以有 ``*``),``head_extras``(分类头多出来的部分,换分类头时才不需要)。``{i}`` 是数字,``{2i+1}`` 是它的两倍加一;
+``甲 | 乙`` 任一。
 """
 
+import collections
 import contextlib
 import dataclasses
 import re
@@ -30,15 +32,17 @@ from typing import Any
 
 from ..errors import UserError
 from ..system.files import read_yaml
+from .foreign_heads import pretraining_parts
 
 __all__ = ["FACTS", "MAY_BE_UNKNOWN", "UNKNOWN", "Table", "bundled_tables", "layout_of", "read_table", "recognise"]
 
 FORMATS = Path(__file__).parent / "formats"
 MAX_TENSORS = 10000  # ViT-H 的 q、k、v 分开时也不到一千个
+MAX_VOTERS = 1000  # 找共有的前缀时最多看几个名字
 UNKNOWN = "?"  # 表里还没有填的事实
 FACTS = ("norm_first", "activation", "epsilon", "num_heads")  # 名字看不出来、使用者的表必须写明的
 MAY_BE_UNKNOWN = (*FACTS, "normalization")  # 草稿里可以是 ? 的
-_INDEX = re.compile(r"\{([a-z])(?:\+(\d))?\}")
+_INDEX = re.compile(r"\{(\d?)([a-z])(?:\+(\d))?\}")
 _TENSORS = ["weight", "bias", "gamma", "class_token", "distillation_token", "register_tokens", "position_embedding"]
 _TENSORS += ["relative_position_bias_table"]
 
@@ -73,11 +77,26 @@ class Table:
 
     def plain_names(self, names):
         """去掉前缀:{去掉以后的名字: 文件里的名字};去掉后重名的保持原样。"""
-        plain = {}
+        common, plain = self._common_prefix(list(names)), {}
         for name in names:
-            short = self._without_prefix(name)
+            short = self._without_prefix(name[len(common) :] if name.startswith(common) else name)
             plain[name if short in plain else short] = name
         return plain
+
+    def _common_prefix(self, names):
+        """多数张量共有的前缀:去掉它以后,认得的名字最多;不去掉就认得一半以上的,是空的。"""
+        if sum(self.knows(self._without_prefix(name)) for name in names) * 2 >= len(names):
+            return ""
+        votes = collections.Counter()
+        for name in names[:MAX_VOTERS]:
+            for dot in re.finditer(r"[./]", name):
+                if self._compiled[1].fullmatch(self._without_prefix(name[dot.end() :])):
+                    votes[name[: dot.end()]] += 1
+        known = sum(self._compiled[1].fullmatch(self._without_prefix(name)) is not None for name in names)
+        most = max(votes.values(), default=0)
+        best = [prefix for prefix in votes if votes[prefix] == most and most > known]
+        # 自监督的检查点里有两份:教师(滑动平均)先于学生,学生先于动量编码器(MoCo)
+        return min(best, key=lambda prefix: ("teacher" not in prefix, "momentum" in prefix, len(prefix)), default="")
 
     def _without_prefix(self, name):
         for prefix in self.prefixes:  # 前缀可以套着,如 module.model.
@@ -130,13 +149,13 @@ def _expression(template, named):
     """带 ``{i}`` 的名字 -> 正则表达式。"""
     expression, position = "", 0
     for match in _INDEX.finditer(template):
-        expression += re.escape(template[position : match.start()]) + (rf"(?P<{match[1]}>\d+)" if named else r"\d+")
+        expression += re.escape(template[position : match.start()]) + (rf"(?P<{match[2]}>\d+)" if named else r"\d+")
         position = match.end()
     return expression + re.escape(template[position:])
 
 
 def _fill(template, indices):
-    return _INDEX.sub(lambda match: str(int(indices[match[1]]) + int(match[2] or 0)), template)
+    return _INDEX.sub(lambda match: str(int(match[1] or 1) * int(indices[match[2]]) + int(match[3] or 0)), template)
 
 
 # ---- 读表 ----
@@ -153,7 +172,7 @@ _KINDS = {
     "pool": ("cls", "avg"),
     "patch_order": str,
     "normalization": ("half", "imagenet", "clip", "none"),
-    "deit_normalization": ("half", "imagenet"),
+    "deit_normalization": ("half", "imagenet", "clip"),
     "tensors": dict,
     "prefixes": list,
     "ignore": list,
@@ -231,10 +250,10 @@ def _check_line(path, ours, theirs):
         raise UserError(f"{line} 不合法:q、k、v 三个名字用 | 隔开的可能要一样多。")
     if UNKNOWN in parts:
         raise UserError(f"{line} 还没有填:请写上它的名字;原来的模型里没有这一层的,权重装不进来。")
-    letters = {match[1] for match in _INDEX.finditer(ours)}
+    letters = {match[2] for match in _INDEX.finditer(ours)}
     for part in parts:
         for name in part.split("|"):
-            if {match[1] for match in _INDEX.finditer(name)} != letters:
+            if {match[2] for match in _INDEX.finditer(name)} != letters:
                 raise UserError(f"{line} 不合法:两边的 {{i}}、{{j}} 要相同。")
 
 
@@ -267,20 +286,23 @@ def recognise(tensors):
         if _fits(table, plain, tensors):
             scores[table.name] = sum(map(table.knows, plain))
     best = max(scores.values(), default=0)
-    if best < 0.5 * len(tensors):
+    chosen = [table for table in bundled_tables() if best and scores.get(table.name) == best]
+    pretraining = sum(map(len, pretraining_parts(chosen[0].plain_names(tensors)).values())) if chosen else 0
+    if best < 0.5 * (len(tensors) - pretraining) or not best:
         names = "、".join(list(tensors)[:4])
         raise UserError(
             f"认不出 {tensors.path} 的格式:它有 {len(tensors)} 个张量,名字如 {names}。"
-            "请用 scripts/import_weights.py 的 --propose 写一份换名表,填好后用 --table 给出。"
+            "请用 scripts/import_weights.py 的 --propose 写一份换名表,填好后用 --table 给出"
+            "(train.py 用 --weights-table)。"
         )
-    chosen = [table for table in bundled_tables() if scores.get(table.name) == best]
     layout = layout_of(tensors)
     narrowed = [table for table in chosen if table.layout in (layout, "flax")] or chosen
-    narrowed = [table for table in narrowed if table.shapes] or narrowed  # 写明了形状的更确切
+    narrowed = [table for table in narrowed if table.shapes or table.absent] or narrowed  # 写明了形状的更确切
     if len(narrowed) > 1:
         names = "、".join(table.name for table in narrowed)
         raise UserError(
-            f"{tensors.path} 可能是 {names} 中的几种:请用 --table 指明 paddle_vit/weights/formats/ 里的哪一份。"
+            f"{tensors.path} 可能是 {names} 中的几种:请用 --table(train.py 用 --weights-table)指明 "
+            "paddle_vit/weights/formats/ 里的哪一份。"
         )
     return narrowed[0]
 

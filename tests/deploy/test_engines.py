@@ -49,6 +49,8 @@ def disagreement(model, fast, batch):
         dict(register_tokens=1, norm_after_pool=True, layer_scale=0.5),
         dict(pool="cls", qk_norm=True, qk_scale=0.7, layer_scale=0.5, qkv_bias=True, epsilon=1e-3),
         dict(pool="cls", distillation_token=True, norm_after_pool=True, qk_norm=True, num_classes=0, depth=1),
+        dict(pool="cls", activation="quick_gelu", embed_norm=True, register_tokens=2, position_embedding="learnable"),
+        dict(activation="gelu_tanh", embed_norm=True, layer_scale=0.5),
     ],
 )
 def test_equals_the_eager_model(engine, settings):

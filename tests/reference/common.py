@@ -65,7 +65,9 @@ def random_values(state, seed):
 def _variants(state):
     """几种导入时容易犯的错误:逐个产生 (错误的名称, 被改的张量)。"""
     for name, value in state.items():
-        if value.dtype.kind != "f" or name.endswith(("k_proj.bias", "k_norm.bias", "attn_mask")):
+        if value.dtype.kind != "f" or name.endswith(
+            ("k_proj.bias", "key.bias", "k_norm.bias", "attn_mask", "mask_token")
+        ):
             continue  # 给每个 k 加同一个向量,softmax 不变
         if value.size > 1 and not np.array_equal(np.roll(value, 1), value):
             yield "one tensor rolled by one", {name: np.roll(value, 1)}

@@ -21,7 +21,7 @@ from paddle_vit.weights.tables import bundled_tables
 
 sys.path.insert(0, str(REFERENCE))
 
-INDEX_TABLES = ("relative_position_index", "attn_mask")
+INDEX_TABLES = ("relative_position_index", "attn_mask", "mask_token")
 LOADING = [name for name, case in CASES.items() if case["loads"]]
 
 
@@ -47,6 +47,8 @@ def test_the_outputs_are_those_of_the_reference(name, tmp_path):
     if CASES[name]["format"] in ("torch-encoder", "torch-attention", "vit-pytorch", "student"):
         needs_table(name)
         options["table"] = filled_table(name, tmp_path)
+    if name.startswith("timm") and "activation" in CASES[name]["model"]:  # 名字看不出来的,使用者写明
+        options["settings"] = {"activation": CASES[name]["model"]["activation"]}
     report = load_weights(model, file_of(name), **options)
     assert report.format.startswith(CASES[name]["format"]) or "table" in options
     assert sorted(report.loaded) == sorted(model.state_dict())

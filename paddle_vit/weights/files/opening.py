@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from ...errors import UserError
-from ...system.files import describe_os_error
+from ...system.files import describe_os_error, matches, parse_json
 from .pickled_tensors import NUMPY_TYPES, open_pickle, open_torch_zip, read_inert
 from .pickles import Malformed, shown
 from .stored_tensors import Region, StoredTensor, TensorFile, check_layout, element_type, fill_from
@@ -27,6 +27,7 @@ MAX_HEADER = 2 << 20  # 字节;safetensors 的文件头
 MAX_DIRECTORY = 1 << 20  # 字节;zip 的目录
 MAX_ENTRIES = 5000  # zip 里最多几个文件
 MAX_PICKLE = 64 << 20  # 字节;PyTorch 的 data.pkl,里面没有张量的内容
+MAX_SHARDS = 200
 
 
 def open_tensors(path):
@@ -42,6 +43,13 @@ def open_tensors(path):
         UserError: 没有这个文件、不是权重文件、已损坏,或含有要执行的东西。
     """
     path = Path(path)
+    shard = _SHARD.search(path.name)
+    if shard is not None and int(shard[1]) > 1 and path.is_file():
+        return _open_whole(path)
+    return _open_file(path)
+
+
+def _open_file(path):
     try:
         status = path.stat()
         # 打开一个管道会一直等下去,所以先看它是什么;文件由 TensorFile.close 关闭
@@ -77,7 +85,44 @@ def _open(file, path, size):
         return _open_zip(file, path, size)
     if head[:1] == b"\x80":
         return open_pickle(file, path, size)
+    if head.lstrip().startswith(b"{") and not _SHARD.search(path.name):
+        index = parse_json((head + file.read(MAX_HEADER)).decode("utf-8", errors="replace"))
+        if matches(index, {"weight_map": {None: str}}) and index["weight_map"]:
+            return _open_shards(file, path, index["weight_map"])
     _refuse(file, path, size, head)
+
+
+# 分片的权重:几个文件,和一份说明每个张量在哪个文件里的 .index.json
+
+_SHARD = re.compile(r"-\d{5}-of-(\d{5})\.")
+
+
+def _open_whole(path):
+    """几片里的一片:旁边有 .index.json 时,打开它说的全部。"""
+    for index in sorted(path.parent.glob("*.index.json")):
+        if index.stat().st_size < MAX_HEADER and path.name.encode() in index.read_bytes():
+            return _open_file(index)
+    raise UserError(f"{path} 只是几片权重里的一片:请把其余几片和 .index.json 也下载到同一个目录,再给出这个目录。")
+
+
+def _open_shards(file, path, places):
+    """``places`` 是 {张量: 片};各片都在 path 旁边。"""
+    names = sorted(set(places.values()))
+    if any(name != Path(name).name or not _SHARD.search(name) for name in names) or len(names) > MAX_SHARDS:
+        raise UserError(f"{path} 里的文件名不像几片权重({shown(names[0])}):请重新下载。")
+    missing = [name for name in names if not (path.parent / name).is_file()]
+    if missing:
+        raise UserError(
+            f"{path} 是分片权重的目录,共 {len(names)} 片,缺少 {len(missing)} 片({shown(missing[0])}):请都下载来。"
+        )
+    with contextlib.ExitStack() as opened:
+        opened.enter_context(file)
+        shards = {name: opened.enter_context(_open_file(path.parent / name)) for name in names}
+        lost = [name for name, shard in places.items() if name not in shards[shard]]
+        if lost:
+            raise UserError(f"{path} 里的 {shown(lost[0])} 不在它说的那一片里:几片不是同一份权重,请重新下载。")
+        tensors = {name: shards[shard][name] for name, shard in places.items()}
+        return TensorFile(opened.pop_all(), path, shards[names[0]].kind, tensors)
 
 
 # safetensors:8 字节的文件头长度,JSON 文件头,张量的内容
@@ -107,7 +152,10 @@ def _open_safetensors(file, path, size):
     metadata, tensors = header.pop("__metadata__", None), {}
     for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
         if entry["dtype"] not in _SAFETENSORS_TYPES:
-            raise UserError(f"{path} 里的 {shown(name)} 是 {shown(entry['dtype'])} 类型:不支持,请先转成 float32。")
+            raise UserError(
+                f"{path} 里的 {shown(name)} 是 {shown(entry['dtype'])} 类型:不支持。量化过的(8 位、4 位)另有缩放系数,"
+                "请用原来的库还原(dequantize)成 float32 再存;其余的请转成 float32。"
+            )
         start, end = entry["data_offsets"]
         shape, dtype = tuple(entry["shape"]), _SAFETENSORS_TYPES[entry["dtype"]]
         strides = check_layout(name, (end - start) // element_type(dtype).itemsize, shape)
@@ -285,8 +333,6 @@ def _refuse(file, path, size, head):
         raise UserError(f"{path} 只是 Git LFS 的指针(几行文字),权重没有下载下来:请运行 git lfs pull,或在网页上下载。")
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<script")):
         raise UserError(f"{path} 是一个网页,不是权重文件:多半是下载链接变成了登录或出错页面,请重新下载。")
-    if text.startswith(b"{") and b'"weight_map"' in head + file.read(MAX_HEADER):
-        raise UserError(f"{path} 是分片权重的目录,权重在它列出的几个文件里:请先合并成一个 .safetensors 文件。")
     with contextlib.suppress(Malformed):  # 协议 0、1 的 pickle 没有固定的开头:解释得下去,才知道它要执行什么
         read_inert(file, path, 0, size)
     if _is_text(head):

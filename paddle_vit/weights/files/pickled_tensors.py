@@ -10,6 +10,7 @@ from functools import partial
 from ...errors import UserError
 from .pickles import Inert, Malformed, Name, Payload, read_pickle, shown
 from .stored_tensors import Checksum, Joined, Latin1, Region, StoredTensor, TensorFile, Text, check_layout, element_type
+from .suspicion import is_ordinary, real_name
 
 __all__ = ["NUMPY_TYPES", "STATE_KEYS", "open_pickle", "open_torch_zip", "read_inert"]
 
@@ -133,7 +134,7 @@ def _call(name, args):
     if name in _INERT:
         return Inert()
     if name not in _CALLS:
-        raise _Refused(name)
+        raise _Refused(real_name(name, args))
     try:
         return _CALLS[name](*args[:9])
     except TypeError:
@@ -158,6 +159,11 @@ def read_inert(file, path, start, end, persistent=None):
     if name.startswith(("torch.nn.", "timm.", "transformers.", "torchvision.", "paddle.nn.")):
         raise UserError(
             f"{path} 里有 {name} 对象(多半存的是整个模型),读它要执行它的代码:请在原来的环境里改存 model.state_dict()。"
+        )
+    if is_ordinary(name):
+        raise UserError(
+            f"{path} 里除了权重还有 {name}(自己写的类、枚举、包装过的函数等):这里只认张量,什么也没有执行。"
+            "请在原来的环境里只存权重:torch.save(model.state_dict(), 'weights.pth')(Paddle 用 paddle.save)。"
         )
     raise UserError(f"{path} 含有要执行的 {name}:这不是单纯的权重,可能是恶意文件,请勿使用。")
 
