@@ -223,7 +223,7 @@ def test_mean_std_and_fit_can_be_stated(source):
     )
     assert predictor(PICTURES[6]) != before
     for mean, std in (([0.1, 0.2], None), (None, [0.0]), ([128.0], [64.0])):
-        with pytest.raises(UserError, match="不合法|太大"):
+        with pytest.raises(UserError, match=r"不合法|太大"):
             predictor.restate(mean, std)
 
 
