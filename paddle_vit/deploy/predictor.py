@@ -22,7 +22,7 @@ from ..data.images import convert_image, read_image, to_input
 from ..data.info import DataInfo
 from ..errors import UserError
 from ..runs.loading import LoadedModel, LoadedRun, load_model
-from ..system.fitting import Fit, plain_size
+from ..system.fitting import Fit, plain_size, size_text
 from ..system.pictures import to_pillow
 from .engines import WORTH_IMAGES, check_engine, prediction_model
 from .export import is_export, load_export
@@ -271,6 +271,9 @@ def _info_of(model, classes, mean, std, image_size, fit):
     if image_size is None:
         raise UserError(f"不知道 {type(model).__name__} 的图像边长:请再写明 image_size=…(像素)。")
     size = plain_size(*as_pair(image_size, "image_size"))
+    own = plain_size(*as_pair(settings.get("image_size", size), "image_size"))
+    if own != size:
+        raise UserError(f"模型的图像是 {size_text(own)} 像素,而 image_size={size_text(size)}:请去掉它,或换一个模型。")
     if settings.get("num_classes", len(classes)) != len(classes):
         raise UserError(f"模型有 {settings['num_classes']} 类,而给了 {len(classes)} 个类别名:请检查 classes。")
     names = tuple(str(name) for name in classes)

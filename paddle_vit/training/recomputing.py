@@ -7,7 +7,7 @@ from paddle import Tensor, nn
 from ..errors import UserError
 from ..layers import EncoderLayer
 
-__all__ = ["recompute_encoders"]
+__all__ = ["is_recomputed", "recompute_encoders"]
 
 
 def recompute_encoders(model: nn.Layer) -> None:
@@ -26,6 +26,11 @@ def recompute_encoders(model: nn.Layer) -> None:
         raise UserError("recompute:模型里没有 paddle_vit 的 EncoderLayer,不知道哪里可以重新算;请去掉这个设置。")
     for layer in layers:
         layer.forward = _Recomputed(layer, layer.forward)  # type: ignore[method-assign]
+
+
+def is_recomputed(layer: nn.Layer) -> bool:
+    """这一层的 ``forward`` 是不是 ``recompute_encoders`` 换上的。"""
+    return isinstance(vars(layer).get("forward"), _Recomputed)
 
 
 class _Recomputed:

@@ -31,6 +31,7 @@ from paddle_vit.deploy.export import (
 from paddle_vit.runs.command_line import parse_config
 from paddle_vit.runs.loading import LoadedModel, load_model, load_run, load_run_data
 from paddle_vit.runs.train import train
+from paddle_vit.system.fitting import Fit
 
 
 @paddle.no_grad()
@@ -405,3 +406,21 @@ def test_bfloat16_that_cannot_be_is_said_before_anything_is_written(tiny_run, tm
     done = run_script("export", source, "--bfloat16", "--output", output, "--images", tmp_path / "a.png")
     assert_one_chinese_line(done, "--bfloat16")
     assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    "fit, words",
+    [
+        (Fit(), ("长宽比为 16:16", "BICUBIC")),
+        (Fit("squash", "bilinear"), ("不管长宽比", "BILINEAR")),
+        (Fit("crop", "bicubic", 0.9, "floor"), ("高 17、宽 17", "差 // 2")),
+        (Fit("pad", rounding="round", fill=(1, 2, 3)), ("按长边", "[1, 2, 3]")),
+    ],
+)
+def test_the_fit_travels_with_the_export(tmp_path, fit, words):
+    source = loaded("class token")
+    source = dataclasses.replace(source, info=dataclasses.replace(source.info, fit=fit))
+    export_model(source, tmp_path / "out", IMAGES[:2], onnx=False)
+    preprocess = json.loads((tmp_path / "out" / "description.json").read_text(encoding="utf-8"))["preprocess"]
+    assert preprocess["fit"]["kind"] == fit.kind and all(word in "".join(preprocess["steps"]) for word in words)
+    assert Predictor(tmp_path / "out").info == source.info

@@ -111,7 +111,7 @@ def test_a_model_and_three_facts_make_a_predictor(make):
         (dict(mean=0.4), ("mean=0.4", "1 个通道")),
         (dict(std=[0.0]), ("std=[0.0]", "大于 0")),
         (dict(std=[float("nan")]), ("std",)),
-        (dict(image_size=(8, 12)), ("8 x 12", "正方形")),
+        (dict(image_size=(8, 12)), ("8 x 12", "模型的图像是 8 像素")),
     ],
 )
 def test_facts_that_do_not_fit_the_model(facts, words):

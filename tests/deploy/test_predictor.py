@@ -10,9 +10,12 @@ from paddle_vit import Predictor, UserError
 from paddle_vit.attention.recording import attention_weights
 from paddle_vit.data.images import to_input
 from paddle_vit.deploy.export import export_model
+from paddle_vit.runs.loading import LoadedModel
 from paddle_vit.system import runtime
+from paddle_vit.system.fitting import fit_named
 
 RNG = np.random.default_rng(0)
+ORIENTATION = 0x0112  # EXIF 里的朝向
 PICTURES = [Image.fromarray(RNG.integers(0, 256, (20 + i, 17, 3), dtype="uint8")) for i in range(7)]
 
 
@@ -196,3 +199,33 @@ def test_an_export_has_no_eager_model(source, tmp_path):
     assert predictor.model is None
     with pytest.raises(UserError, match="注意力"):
         predictor.attention(PICTURES[:1])
+
+
+@pytest.mark.parametrize("turn", [1, 3, 6, 8])
+def test_a_turned_photo_is_the_same_from_a_path_and_from_pillow(source, tmp_path, turn):
+    exif = Image.Exif()
+    exif[ORIENTATION] = turn
+    PICTURES[3].save(tmp_path / "phone.png", exif=exif)
+    predictor = Predictor(source, "eager")
+    with Image.open(tmp_path / "phone.png") as opened:
+        assert predictor(opened) == predictor(tmp_path / "phone.png")
+
+
+def test_mean_std_and_fit_can_be_stated(source):
+    predictor = Predictor(source, "eager")
+    before = predictor(PICTURES[6])
+    predictor.restate([0.2], [0.3], fit_named("squash"))
+    assert (predictor.info.mean, predictor.info.std) == ((0.2,) * 3, (0.3,) * 3)
+    np.testing.assert_allclose(
+        predictor.probabilities(PICTURES),
+        expected(LoadedModel(*_restated(source, predictor.info)), PICTURES),
+        atol=1e-4,
+    )
+    assert predictor(PICTURES[6]) != before
+    for mean, std in (([0.1, 0.2], None), (None, [0.0]), ([128.0], [64.0])):
+        with pytest.raises(UserError, match=r"不合法|太大"):
+            predictor.restate(mean, std)
+
+
+def _restated(source, info):
+    return source.source, info, source.model, source.arguments

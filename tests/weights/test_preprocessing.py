@@ -83,7 +83,9 @@ def test_what_timm_has_and_we_have_not_is_refused(change):
         timm_preprocessing({"crop_pct": 0.9, **change}, Path("config.json"))
 
 
-@pytest.mark.parametrize("change", [{"do_convert_rgb": None}, {"do_pad": False}, {"size_divisor": None}, {"data_format": 1}])
+@pytest.mark.parametrize(
+    "change", [{"do_convert_rgb": None}, {"do_pad": False}, {"size_divisor": None}, {"data_format": 1}]
+)
 def test_what_changes_no_pixel_is_accepted(change):
     assert processor_facts({**VIT, **change}, FILE, 3)["fit"] == Fit("squash", "bilinear")
 
@@ -153,7 +155,9 @@ def test_the_preprocessing_travels_into_the_converted_file(tmp_path):
 
     file = copy_of("timm_vit", tmp_path)
     config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
-    config["pretrained_cfg"].update(crop_mode="squash", crop_pct=0.9, interpolation="bilinear", mean=[0, 0, 0], std=[1, 1, 1])
+    config["pretrained_cfg"].update(
+        crop_mode="squash", crop_pct=0.9, interpolation="bilinear", mean=[0, 0, 0], std=[1, 1, 1]
+    )
     change_json(tmp_path / "config.json", **config)
     import_weights(file, tmp_path / "out.safetensors", "vit_base_patch16_224", TINY)
     info = Predictor(tmp_path / "out.safetensors", "eager").info
