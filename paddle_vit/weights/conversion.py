@@ -134,7 +134,8 @@ def why_not_predict(path: str | Path) -> str:
     if not isinstance(arguments.get("image_size"), int):
         return (
             "图像不是正方形,命令行上的训练和预测都只收正方形:把这个文件再转换一次,"
-            f"import_weights.py {path} --image-size 边长 --mean … --std …,位置编码随之改大小;要保持这个形状,请在 Python 里用 create_model 和 load_weights。"
+            f"import_weights.py {path} --image-size 边长 --mean … --std …,位置编码随之改大小;"
+            "要保持这个形状,请在 Python 里用 create_model 和 load_weights。"
         )
     count = arguments.get("in_channels")
     return f"里面没有均值和标准差,可以微调,还不能预测;要预测请加 --mean 和 --std(各 {count} 个数)重新转换。"
