@@ -107,10 +107,12 @@ def model_for(info: WeightsInfo, name: str | None = None, settings: dict | None 
 def _data_info(info, arguments, class_names):
     """文件里的 ``DataInfo``(字典);不知道怎样归一化、图像不是正方形时是 ``None``。"""
     count, channels, image_size = (arguments[name] for name in ("num_classes", "in_channels", "image_size"))
+    if not count:  # 只要主干
+        return None
     names = class_names or info.classes or [f"类别 {index}" for index in range(count)]
     if len(names) != count:
         raise UserError(f"有 {len(names)} 个类别名,而分类头有 {count} 类:请检查类别名文件,一行一个。")
-    if info.mean is None or len(info.mean) != channels or not isinstance(image_size, int) or not count:
+    if info.mean is None or len(info.mean) != channels or not isinstance(image_size, int):
         return None
     return {
         "name": info.format,
