@@ -132,11 +132,13 @@ def model_for(info: WeightsInfo, name: str | None = None, settings: dict | None 
 def _data_info(info, arguments, class_names):
     """文件里的 ``DataInfo``(字典);不知道怎样归一化时是 ``None``。"""
     count, channels, image_size = (arguments[name] for name in ("num_classes", "in_channels", "image_size"))
+    if not count:  # 只要主干
+        return None
     image_size = plain_size(*as_pair(image_size, "image_size"))
     names = class_names or info.classes or [f"类别 {index}" for index in range(count)]
     if len(names) != count:
         raise UserError(f"有 {len(names)} 个类别名,而分类头有 {count} 类:请检查类别名文件,一行一个。")
-    if info.mean is None or len(info.mean) != channels or not count:
+    if info.mean is None or len(info.mean) != channels:
         return None
     return {
         "name": info.format,

@@ -44,7 +44,7 @@ def export_weights(model: ViT | SwinTransformer, path: str | Path) -> str:
     # 从名字看不出来的:epsilon(timm 默认的是 1e-6)、头数、汇聚方式
     settings = model.settings
     facts = {"format": "pt", "epsilon": str(settings["epsilon"]), "num_heads": json.dumps(heads_of(model))}
-    facts.update({} if swin else {"pool": settings["pool"]})
+    facts.update({} if swin else {"pool": settings["pool"], "activation": settings["activation"]})
     write_tensors(path, _Converted(model, tensors, sources), facts)
     return _swin_code(model) if swin else _vit_code(model)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from paddle import nn
 
+from ..activations import ACTIVATIONS
 from ..checks import as_pair
 from ..errors import UserError
 from ..family.models import check_size, model_class, model_settings
@@ -262,13 +263,14 @@ def _assumed(info, facts, given, why):
 
 
 def _metadata_facts(tensors):
-    """``export_weights`` 写在文件头里的 epsilon、头数和汇聚方式。"""
+    """``export_weights`` 写在文件头里的 epsilon、头数、汇聚方式和激活函数。"""
     facts = {name: parse_json(tensors.metadata[name]) for name in ("epsilon", "num_heads") if name in tensors.metadata}
     heads = facts.get("num_heads")
     facts["num_heads"] = _as_tuple(heads) if matches(heads, int) or matches(heads, [int]) else None
     if not matches(facts.get("epsilon"), float) or not 0 < facts["epsilon"] < 1:
         facts["epsilon"] = None
-    facts["pool"] = tensors.metadata.get("pool") if tensors.metadata.get("pool") in ("cls", "avg") else None
+    for name, known in (("pool", ("cls", "avg")), ("activation", ACTIVATIONS)):
+        facts[name] = tensors.metadata.get(name) if tensors.metadata.get(name) in known else None
     return {name: value for name, value in facts.items() if value is not None}
 
 

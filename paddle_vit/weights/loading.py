@@ -103,7 +103,7 @@ def _overruled(info, settings):
         if mine is None or mine == theirs or not (fact == "epsilon" or fact in info.unstated):
             continue
         changes[fact] = mine
-        source = "权重" if fact not in info.unstated else f"格式 {info.format}"
+        source = "权重" if fact not in info.unstated else f" {info.format} "
         notes += [f"{setting} 按给出的 {mine},不按{source}的 {theirs}"] if theirs is not None else []
     return dataclasses.replace(info, **changes), notes
 

@@ -43,7 +43,8 @@ def check_stated(table, path, given):
     if blank and given is None:
         raise UserError(
             f"{path} 像是 {table.name},从名字看不出 {'、'.join(blank)}:"
-            "请用 scripts/import_weights.py 的 --propose 写一份换名表,填好后用 --table 给出。"
+            "请用 scripts/import_weights.py 的 --propose 写一份换名表,填好后用 --table 给出"
+            "(train.py 用 --weights-table)。"
         )
     if blank:
         raise UserError(f"换名表 {given} 里 {'、'.join(blank)} 还没有填:请查原来的代码,填好再用。")

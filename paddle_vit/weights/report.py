@@ -38,7 +38,8 @@ class LoadReport:
         heads = [name for name in self.fresh if is_head(name)]
         others = [name for name in self.fresh if not is_head(name)]
         text = f"从 {self.source} 取来 {len(self.loaded) + len(self.resized)} 个张量,"
-        text += f"分类头重新开始学({'、'.join(heads)})" if heads else "分类头也取来了"
+        taken = "分类头也取来了" if any(map(is_head, self.loaded)) else "模型没有分类头"
+        text += f"分类头重新开始学({'、'.join(heads)})" if heads else taken
         counts = [(self.resized, "改了大小"), (others, "保持随机的初值"), (self.unused, "没有用到")]
         text += "".join(f";{word} {len(names)} 个({first_few(names)})" for names, word in counts if names)
         return ";".join([f"{text};格式 {self.format}", *self.notes])

@@ -46,6 +46,7 @@ def test_timm_files_come_back_bit_by_bit(name, tmp_path):
         dict(pool="avg", position_embedding="sincos", norm_after_pool=True),
         dict(pool="avg", position_embedding="none", class_token=True),
         dict(pool="avg", position_embedding="learnable", num_classes=0),
+        dict(pool="cls", position_embedding="learnable", activation="quick_gelu"),
     ],
 )
 def test_there_and_back(options, tmp_path):
@@ -86,6 +87,7 @@ def test_fixed_positions_are_written_out(tmp_path):
     [
         (dict(qk_scale=0.3), "qk_scale"),
         (dict(head="mlp"), "分类头是 mlp"),
+        (dict(embed_norm=True), "编码器之前"),
         (dict(pool="cls", distillation_token=True, register_tokens=2), "蒸馏"),
     ],
 )
