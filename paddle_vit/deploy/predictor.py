@@ -203,13 +203,13 @@ class Predictor:
     def _prepare(self, image, invert):
         """路径、PIL 图像或数组 -> PIL 图像,模式是 L 或 RGB。"""
         if isinstance(image, (str, Path)):
-            image = read_image(image, self.info.channels)
+            image = read_image(image, self.info.channels, self.info.pixel_max)
         elif isinstance(image, Image.Image):
             try:
                 image.load()  # Pillow 到用时才读文件
             except (OSError, SyntaxError, ValueError, struct.error, EOFError):
                 raise UserError("这个 PIL 图像读不出像素:文件不完整,或已经关闭。请换一张,或重新打开。") from None
-            image = convert_image(image, self.info.channels)
+            image = convert_image(image, self.info.channels, self.info.pixel_max)
         else:
             image = convert_image(_from_array(image), self.info.channels)
         return ImageOps.invert(image) if invert else image
