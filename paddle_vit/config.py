@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import os
 from pathlib import Path
 from typing import Annotated, Literal, Optional, Union, get_args, get_origin, get_type_hints
 
@@ -63,7 +64,9 @@ class Config:
     # 数据
     task: Literal["classification"] = _setting("classification", "数据", "学什么;classification 是图像分类")
     dataset: Literal["digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "flowers102", "folder"] = _setting(
-        "digits", "数据", "数据集;digits 随包自带,不用联网;folder 是自己的图片:DIR/train/类别/*.jpg"
+        "digits",
+        "数据",
+        "数据集;digits 随包自带,不用联网;folder 是自己的图片:DIR/train/类别/*.jpg,或 DIR/类别/*.jpg,或列表",
     )
     data_dir: Optional[str] = _setting(
         None, "数据", "数据所在目录;不给时联网下载到 Paddle 的缓存;digits 随包自带,不用给", "where resume"
@@ -72,7 +75,7 @@ class Config:
         0.1, "数据", "从训练部分分出多少作验证集(比例);folder 缺 test/ 时也分出这么多作测试集", gt=0, lt=0.5
     )
     classes: Optional[str] = _setting(
-        None, "数据", "只用这几类,逗号隔开的名字或序号(从 0 数起),如 5,6,7;标签按这里的次序重新编号"
+        None, "数据", "只用这几类,逗号隔开,全写名字或全写序号(从 0 数起),如 5,6,7;标签按这里的次序重新编号"
     )
     train_per_class: Optional[int] = _setting(
         None, "数据", "训练图像每类最多几张(验证部分也是);按固定的种子挑,换 --seed 不变", gt=0
@@ -374,6 +377,8 @@ def save_config(config: Config, path: str | Path) -> None:
     values = {
         name: value for name, value in dataclasses.asdict(config).items() if name not in ("output", "resume", "recipe")
     }
+    if config.data_dir is not None:  # 换一个目录来续训、评估时也找得到
+        values["data_dir"] = os.path.abspath(config.data_dir)
     text = yaml.safe_dump(values, allow_unicode=True, sort_keys=False)
     atomic_write(path, f"# 这次运行的全部设置;可以用 --recipe 再跑一次\n{text}".encode())
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import ctrl_c  # noqa: F401
 
 from paddle_vit.deploy.engines import add_engine_arguments, prediction_model
+from paddle_vit.errors import UserError
 from paddle_vit.runs.loading import load_run, load_run_data
 from paddle_vit.system.cli import ArgumentParser, run_main
 from paddle_vit.system.pictures import draw, font_advice, save_pixels
@@ -18,7 +19,9 @@ def main():
     parser = ArgumentParser("评估一个训练好的运行:损失、top-1、top-5 和每一类的正确率。")
     parser.add_argument("run", metavar="RUN", help="运行目录,如 runs/digits-1126-093000")
     parser.add_argument("--part", choices=("train", "val", "test"), default="test", help="在哪一部分上评估(默认 test)")
-    parser.add_argument("--data-dir", help="数据所在的目录;不给时用训练时的")
+    parser.add_argument(
+        "--data-dir", help="数据所在的目录;不给时用训练时的。可以只是一批别处的测试图片:DIR/类别/图片,或一个列表"
+    )
     parser.add_argument(
         "--pictures", metavar="DIR", help="把混淆矩阵和错得最离谱的图像画到这个目录;给运行目录就是重画训练时的"
     )
@@ -30,6 +33,8 @@ def main():
     loaded = load_run(args.run)
     task = Classification(load_run_data(loaded, args.data_dir), loaded.config)
     part = getattr(task.data, args.part)
+    if not len(part):
+        raise UserError(f"这些图片里没有 {args.part} 部分:请用 --part test,或给出训练时的数据。")
     model, engine, note = prediction_model(loaded.model, settings, len(part), args.engine, args.precision)
     if note:
         print(note, file=sys.stderr)

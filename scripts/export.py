@@ -4,7 +4,7 @@ from pathlib import Path
 
 import ctrl_c  # noqa: F401
 
-from paddle_vit.data.images import expand_paths
+from paddle_vit.data.finding import expand_paths
 from paddle_vit.deploy.export import compare_precisions, export_model, real_images
 from paddle_vit.runs.loading import LoadedRun, load_model
 from paddle_vit.system.cli import ArgumentParser, run_main

@@ -10,7 +10,7 @@ import zlib
 from pathlib import Path
 
 from paddle_vit.errors import UserError
-from paddle_vit.system.files import atomic_write
+from paddle_vit.system.files import atomic_write, quoted
 
 from . import FILES, exercise
 from .machinery import FAILED, PASSED, SKIPPED, TODO
@@ -121,7 +121,9 @@ def start(number, into=None):
         atomic_write(REMEMBERED, str(folder.resolve()).encode())
         print("把文件里的 TODO 换成你的代码,然后:python scripts/homework.py check", number if number != "all" else "0")
     except UserError:
-        print(f"把文件里的 TODO 换成你的代码,然后:python scripts/homework.py check {numbers[0]} --into {folder}")
+        print(
+            f"把文件里的 TODO 换成你的代码,然后:python scripts/homework.py check {numbers[0]} --into {quoted(folder)}"
+        )
 
 
 def find_file(number, into, file):
@@ -132,7 +134,7 @@ def find_file(number, into, file):
     """
     path = Path(file) if file else (Path(into) if into else remembered_folder()) / f"{FILES[number]}.py"
     if not path.is_file():
-        into_text = f" --into {into}" if into else ""
+        into_text = f" --into {quoted(into)}" if into else ""
         advice = "请检查路径" if file else f"请先运行 python scripts/homework.py start {number}{into_text}"
         raise UserError(f"没有文件 {path}:{advice}。")
     return path
@@ -207,7 +209,7 @@ def status(into=None):
     """
     folder = Path(into) if into else remembered_folder()
     if into and not folder.is_dir():
-        raise UserError(f"没有目录 {folder}:请先运行 python scripts/homework.py start 0 --into {folder}。")
+        raise UserError(f"没有目录 {folder}:请先运行 python scripts/homework.py start 0 --into {quoted(folder)}。")
     records = read_records(folder)
     print(f"作业目录:{_short(folder)}")
     for n, name in enumerate(FILES):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
+from threading import Thread
 from typing import TypeVar
 
 import numpy as np
@@ -90,11 +91,24 @@ def evaluation_batches(
 def one_ahead(items: Iterator[Item]) -> Iterator[Item]:
     """逐个给出 items 里的各项;一项在用的时候,另一个线程取下一项。
 
-    第一项由调用者的线程取:``paddle.io.DataLoader`` 的读取进程要在主线程里起动。
+    第一项由调用者的线程取:读取进程要在主线程里起动。中断时不等那个线程:它也许卡在读不完的文件上。
     """
-    with ThreadPoolExecutor(1) as pool:
-        item = next(items, None)
-        while item is not None:
-            coming = pool.submit(next, items, None)
+    item = next(items, None)
+    while item is not None:
+        coming: Future = Future()
+        thread = Thread(target=_take, args=(items, coming), daemon=True)
+        thread.start()
+        try:
             yield item
-            item = coming.result()
+        except GeneratorExit:
+            thread.join(1)  # 秒;一般马上就完,读取进程随之结束
+            raise
+        item = coming.result()
+
+
+def _take(items, coming):
+    """取下一项,没有了是 ``None``;异常留给等它的线程。"""
+    try:
+        coming.set_result(next(items, None))
+    except BaseException as error:  # noqa: BLE001  在等它的线程里再抛出
+        coming.set_exception(error)

@@ -39,19 +39,24 @@ def _choose_part(part, limit, chosen):
 
 
 def _class_indices(config, classes):
-    """``--classes`` 写的名字或序号 -> 标签的列表。"""
-    found = []
-    for word in config.classes.replace("，", ",").split(","):
-        word = word.strip()
-        if word in classes:
-            found.append(list(classes).index(word))
-        elif word.isdecimal() and int(word) < len(classes):
-            found.append(int(word))
-        else:
-            known = shorten(tuple(classes))
-            raise UserError(
-                f"--classes 里的 {word!r} 不是 {config.dataset} 的类:请写类别名或序号 0–{len(classes) - 1}({known})。"
-            )
+    """``--classes`` 写的名字或序号 -> 标签的列表。全都是类别名就按名字,否则全都要是序号。"""
+    words = [word.strip() for word in config.classes.replace("，", ",").split(",")]
+    known = shorten(tuple(classes))
+    strange = [word for word in words if word not in classes]
+    numbers = [word for word in words if word.isdecimal() and int(word) < len(classes)]
+    if not strange:
+        found = [list(classes).index(word) for word in words]
+    elif len(numbers) == len(words):
+        found = [int(word) for word in words]
+    elif len(strange) < len(words) and set(strange) <= set(numbers):
+        raise UserError(
+            f"--classes {config.classes} 里有的是类别名、有的是序号({strange[0]}):请全写类别名,或全写序号({known})。"
+        )
+    else:
+        wrong = next(word for word in strange if word not in numbers)
+        raise UserError(
+            f"--classes 里的 {wrong!r} 不是 {config.dataset} 的类:请写类别名或序号 0–{len(classes) - 1}({known})。"
+        )
     if len(found) < 2 or len(set(found)) < len(found):
         raise UserError(f"--classes {config.classes} 不合法:至少要有 2 类,不能重复。")
     return found

@@ -30,6 +30,8 @@ class DataInfo:
         mean, std (tuple[float]): 每个通道的均值和标准差,像素值按 0–1。
         counts (dict): 训练、验证、测试各有多少张。
         fit (Fit): 任意大小的图片怎样摆成 image_size。
+        pixel_max (dict | None): 超过 8 位的灰度图按多大缩放成 0–255,整个数据集一个:``{"I": 整数的, "F": 浮点的}``;
+            没有这样的图是 ``None``。
     """
 
     name: str
@@ -40,6 +42,7 @@ class DataInfo:
     std: tuple[float, ...]
     counts: dict[str, int]
     fit: Fit = dataclasses.field(default_factory=Fit)
+    pixel_max: dict[str, float] | None = None
 
     def describe(self) -> str:
         """图片怎样变成模型的输入,一行。"""
@@ -67,6 +70,7 @@ def parse_info(values: dict, source: str | Path) -> DataInfo:
         and values["classes"]
         and values["mean"]
         and min(values["counts"].values(), default=1) >= 1
+        and (values.get("pixel_max") is None or _is_range(values["pixel_max"]))
     )
     if not good or not len(values["mean"]) == len(values["std"]) == values["channels"] or not min(values["std"]) > 0:
         raise UserError(f"{source} 已损坏:请换一个备份,或重新训练。")
@@ -76,7 +80,13 @@ def parse_info(values: dict, source: str | Path) -> DataInfo:
     except (ValueError, TypeError, UserError):
         raise UserError(f"{source} 已损坏:请换一个备份,或重新训练。") from None
     values = {**values, "fit": fit, "image_size": size}
-    return DataInfo(**{field.name: values[field.name] for field in dataclasses.fields(DataInfo)})
+    return DataInfo(
+        **{field.name: values[field.name] for field in dataclasses.fields(DataInfo) if field.name in values}
+    )
+
+
+def _is_range(value):
+    return matches(value, {None: float}) and set(value) <= {"I", "F"} and all(top > 0 for top in value.values())
 
 
 def save_info(info: DataInfo, path: str | Path) -> None:

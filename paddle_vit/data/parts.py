@@ -6,18 +6,18 @@ import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import paddle
 
 from ..checks import as_pair
 from ..config import Config
 from ..errors import UserError
 from ..system.fitting import Fit, Size
 from ..system.pictures import to_pillow
-from .images import at_size, read_image
+from .images import PixelMax, UnreadableImage, at_size, read_image
 from .info import DataInfo
+from .reading import ReaderDied, can_start_readers, read_batches
+from .splits import SPLIT_SEED, Picture
 
 __all__ = [
     "SPLIT_SEED",
@@ -33,9 +33,6 @@ __all__ = [
 
 
 FEW_IMAGES = 500  # 一遍少于这么多张时,起动读取进程的时间比读图还长,就在主进程里读
-
-
-SPLIT_SEED = 0  # 分出验证集、测试集的种子,固定不变:换训练种子时各部分的图像不变
 
 
 class ArrayPart:
@@ -84,31 +81,32 @@ class ArrayPart:
         return part
 
 
-@dataclasses.dataclass(frozen=True)
-class BadImage:
-    """读取进程里读不出来的图片,代替像素带回主进程。"""
-
-    reason: str
-
-
-class FilePart(paddle.io.Dataset):
-    """图片文件组成的一部分数据,由 ``paddle.io.DataLoader`` 的进程读取、缩放。
+class FilePart:
+    """图片文件组成的一部分数据,由几个进程读取、缩放。
 
     Args:
         paths (list[Path]): 图片文件。
         labels (ndarray): int64,[n]。
         image_size (int | (int, int)): 缩放后的边长或 (高, 宽),像素。
-        workers (int): 读取进程数。
+        workers (int): 读取进程数;0 在主进程里读。
         channels (int): 通道数 C:1 读成灰度,3 读成 RGB。
+        pixel_max (dict | None): 见 ``DataInfo.pixel_max``。
 
     Attributes:
         fit (Fit): 怎样摆成这个大小。
     """
 
-    def __init__(self, paths: Sequence[Path], labels: np.ndarray, image_size: Size, workers: int, channels: int = 3):
-        super().__init__()
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        labels: np.ndarray,
+        image_size: Size,
+        workers: int,
+        channels: int = 3,
+        pixel_max: PixelMax = None,
+    ):
         self.paths, self.labels = list(paths), np.asarray(labels, "int64")
-        self.image_size, self.workers, self.channels = image_size, workers, channels
+        self.image_size, self.workers, self.channels, self.pixel_max = image_size, workers, channels, pixel_max
         self.config: Config | None = None
         self.fit = Fit()
 
@@ -117,55 +115,81 @@ class FilePart(paddle.io.Dataset):
 
     def __getitem__(self, request):
         index, numbers = request
+        image = read_image(self.paths[index], self.channels, self.pixel_max)
         try:
-            image = read_image(self.paths[index], self.channels)
-        except UserError as error:  # 在读取进程里抛出会变成一屏调用栈,带回主进程再抛
-            return BadImage(str(error))
-        return at_size(image, self.image_size, self.fit, self.config, numbers)
+            return at_size(image, self.image_size, self.fit, self.config, numbers)
+        except Exception as error:  # 大图缩放时内存不够,等等:说出是哪个文件
+            raise UnreadableImage(self.paths[index], error) from error
 
     def fetch(
         self, requests: Sequence[tuple[np.ndarray, np.ndarray | None]], config: Config | None = None
     ) -> Iterator[np.ndarray]:
-        """同 ``ArrayPart.fetch``。"""
+        """同 ``ArrayPart.fetch``。
+
+        Raises:
+            UserError: 有一张读不出来,或读取进程意外结束了。
+        """
         self.config = config
         count = sum(len(indices) for indices, _ in requests)
-        workers = self.workers if count >= FEW_IMAGES else 0
-        batches: Any = [
+        batches = [
             [(index, None if numbers is None else numbers[i]) for i, index in enumerate(indices)]
             for indices, numbers in requests
         ]
-        loader = paddle.io.DataLoader(
-            self,
-            batch_sampler=batches,
-            collate_fn=list,  # type: ignore[arg-type]
-            num_workers=workers,
-            return_list=True,
-        )
-        for batch in loader:
-            for image in batch:
-                if isinstance(image, BadImage):
-                    raise UserError(image.reason)
-            yield np.stack([np.asarray(image) for image in batch])  # [b, H, W, C]
+        if count >= FEW_IMAGES and self.workers and can_start_readers():
+            results = read_batches(self._read_batch, batches, self.workers)
+        else:
+            results = map(self._read_batch, batches)
+        try:
+            for result in results:
+                if isinstance(result, str):
+                    raise UserError(result)
+                yield result  # [b, H, W, C]
+        except ReaderDied as error:
+            first = self.paths[batches[error.batch][0][0]]
+            why = f"被信号 {error.signal} 终止,多半是内存不够" if error.signal else "意外结束"
+            raise UserError(
+                f"读取图片的进程{why}(它正在读 {first} 等 {len(batches[error.batch])} 张):"
+                "请减小 --workers 或 --batch-size,或先把大图片缩小。"
+            ) from None
+
+    def _read_batch(self, batch):
+        """一批图像 [b, H, W, C];有一张读不出来时,是说明它的一行字(读取进程不能抛出异常)。"""
+        try:
+            return np.stack([self[request] for request in batch])
+        except UserError as error:
+            return str(error)
+        except MemoryError:
+            return "读一批图像时内存不够:请减小 --batch-size 或 --workers。"
 
     def read(self, index: int) -> np.ndarray:
         """一张图像,uint8 [H, W, C]。"""
-        return at_size(read_image(self.paths[index], self.channels), self.image_size, self.fit)
+        return self[index, None]
 
     def chosen(self, indices: np.ndarray, labels: np.ndarray) -> FilePart:
         """同 ``ArrayPart.chosen``。"""
-        part = FilePart([self.paths[i] for i in indices], labels, self.image_size, self.workers, self.channels)
+        paths = [self.paths[i] for i in indices]
+        part = FilePart(paths, labels, self.image_size, self.workers, self.channels, self.pixel_max)
         part.fit = self.fit
         return part
 
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """一个数据集:说明和三个部分(``ArrayPart`` 或 ``FilePart``)。"""
+    """一个数据集:说明和三个部分(``ArrayPart`` 或 ``FilePart``)。
+
+    Attributes:
+        info (DataInfo): 说明。
+        train, val, test (ArrayPart | FilePart): 三个部分。
+        notes (tuple[str]): 读数据时要告诉使用者的,每项一句。
+        pictures (tuple[Picture]): 自己的图片各在哪一部分,随运行保存;别的数据集没有。
+    """
 
     info: DataInfo
     train: ArrayPart | FilePart
     val: ArrayPart | FilePart
     test: ArrayPart | FilePart
+    notes: tuple[str, ...] = ()
+    pictures: tuple[Picture, ...] = ()
 
     def fitted(self, fit: Fit) -> Data:
         """同样的数据,图片换一种摆法;三个部分是就地改的。"""

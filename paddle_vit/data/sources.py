@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import dataclasses
 import gzip
 import io
 import pickle
@@ -18,6 +19,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import paddle
 
 from ..checks import as_pair
 from ..config import Config
@@ -27,9 +29,11 @@ from ..system.fitting import Size, fit_named, size_text
 from .choosing import assemble, choose
 from .folder import load_folder
 from .images import check_image_files
+from .info import shorten
 from .parts import ArrayPart, Data, FilePart, stratified_split
+from .splits import KeptRun
 
-__all__ = ["image_size_of", "load_data"]
+__all__ = ["image_size_of", "load_data", "tell"]
 
 
 DIGITS = Path(__file__).parents[1] / "assets" / "digits.npz"
@@ -44,12 +48,13 @@ _CIFAR10 = ("飞机", "汽车", "鸟", "猫", "鹿", "狗", "青蛙", "马", "�
 _NATIVE_SIZES = {"digits": 8, "mnist": 28, "fashion-mnist": 28, "cifar10": 32, "cifar100": 32}
 
 
-def load_data(config: Config) -> Data:
-    """按设置载入数据集。
+def load_data(config: Config, kept: KeptRun | None = None) -> Data:
+    """按设置载入数据集;要告诉使用者的(没有用到的文件等)写在 ``Data.notes`` 里,也打印出来。
 
     Args:
         config (Config): 用到 dataset、data_dir、val_fraction、classes、train_per_class、grayscale、image_size、
             fit、model、workers。
+        kept (KeptRun | None): 再读这个运行的数据:自己的图片照着当时的分法;要说的留给调用者去打印。
 
     Returns:
         Data: 三部分数据和说明。
@@ -57,19 +62,38 @@ def load_data(config: Config) -> Data:
     Raises:
         UserError: 文件缺失、损坏、下载失败,图片文件夹不合要求,或没有 classes 里的类。
     """
+    data = _load(config, kept)
+    if config.classes is not None:
+        data = dataclasses.replace(
+            data, notes=(*data.notes, f"只用 {len(data.info.classes)} 类:{shorten(data.info.classes)}")
+        )
+    if kept is None:
+        tell(data)
+    return data
+
+
+def tell(data: Data) -> None:
+    """打印读数据时要告诉使用者的;几个进程一起训练时只有 0 号说。"""
+    if paddle.distributed.get_rank() == 0:
+        for note in data.notes:
+            print(f"提示:{note}。", file=sys.stderr, flush=True)
+
+
+def _load(config, kept):
     size = image_size_of(config)
-    if config.data_dir is not None and not Path(config.data_dir).is_dir():
+    is_list = config.dataset == "folder" and config.data_dir is not None and Path(config.data_dir).is_file()
+    if config.data_dir is not None and not Path(config.data_dir).is_dir() and not is_list:
         raise UserError(f"--data-dir {config.data_dir} 不是目录:请给数据所在的目录。")
     if config.crop_padding > min(as_pair(size, "image_size")):
         side = size_text(size)
         raise UserError(f"--crop-padding {config.crop_padding} 超过了图像边长 {side}:请改小,通常是边长的八分之一。")
-    data = _load(config, size)
+    data = _load_parts(config, size, kept)
     return data if config.fit == "auto" else data.fitted(fit_named(config.fit))
 
 
-def _load(config, size):
+def _load_parts(config, size, kept):
     if config.dataset == "folder":
-        return load_folder(config, size)
+        return load_folder(config, size, kept)
     if config.dataset == "flowers102":
         return _load_flowers(config, size)
     loaders = {"digits": _load_digits, "mnist": _load_mnist, "fashion-mnist": _load_mnist}
@@ -201,7 +225,10 @@ def _load_flowers(config, size):
     # Paddle 把官方的训练集和测试集对调了;这里换回来,好与论文的数字相比:训练 1020,验证 1020,测试 6149
     for part, mode in (("train", "test"), ("val", "valid"), ("test", "train")):
         paths, labels = _download(config, build, mode)
-        check_image_files(paths)
+        missing = next((path for path in paths if not path.exists()), None)
+        if missing is not None:
+            raise UserError(f"没有 {missing}:图片不全,可能是上次解压时中断了;请删除 {missing.parent} 后重新运行。")
         parts[part] = FilePart(paths, labels, size, config.workers)
+    check_image_files([path for part in parts.values() for path in part.paths])
     classes, parts = choose(config, [str(i + 1) for i in range(102)], [parts[p] for p in ("train", "val", "test")])
     return assemble("flowers102", classes, size, [0.5] * 3, [0.5] * 3, *parts)

@@ -73,7 +73,8 @@ class Classifier:
         if isinstance(source, io.BytesIO):
             source.seek(0)
         try:
-            return read_image(source, self.predictor.info.channels)
+            info = self.predictor.info
+            return read_image(source, info.channels, info.pixel_max)
         except UserError:
             raise UserError(NO_IMAGE) from None
 

@@ -30,7 +30,7 @@ from ..checks import as_pair
 from ..config import result_settings
 from ..data.augment import normalize
 from ..data.batches import evaluation_batches
-from ..data.images import read_image, to_input
+from ..data.images import read_images, to_input
 from ..data.info import parse_info
 from ..data.parts import varied_images
 from ..errors import UserError
@@ -74,7 +74,7 @@ def real_images(
     """
     info = loaded.info
     if patterns:
-        return to_input([read_image(path, info.channels) for path in patterns[:count]], info)
+        return to_input(read_images(patterns[:count], info.channels, info.pixel_max), info)
     part = _test_part(loaded, data_dir, "请用 --images 给几张图片来核对")
     _, images = varied_images(part, count)  # [B, H, W, C]
     return normalize(images, info.mean, info.std)

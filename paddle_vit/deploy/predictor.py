@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import struct
 import threading
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Union
@@ -18,7 +16,7 @@ from PIL import Image, ImageOps
 
 from ..attention.recording import attention_weights
 from ..checks import as_pair, check_normalization, check_positive
-from ..data.images import convert_image, read_image, to_input
+from ..data.images import convert_image, read_image, to_input, upright
 from ..data.info import DataInfo
 from ..errors import UserError
 from ..runs.loading import LoadedModel, LoadedRun, load_model
@@ -226,13 +224,13 @@ class Predictor:
     def _prepare(self, image, invert):
         """路径、PIL 图像或数组 -> PIL 图像,模式是 L 或 RGB。"""
         if isinstance(image, (str, Path)):
-            image = read_image(image, self.info.channels)
+            image = read_image(image, self.info.channels, self.info.pixel_max)
         elif isinstance(image, Image.Image):
             try:
                 image.load()  # Pillow 到用时才读文件
             except (OSError, SyntaxError, ValueError, struct.error, EOFError):
                 raise UserError("这个 PIL 图像读不出像素:文件不完整,或已经关闭。请换一张,或重新打开。") from None
-            image = convert_image(_upright(image), self.info.channels)
+            image = convert_image(upright(image), self.info.channels, self.info.pixel_max)
         else:
             image = convert_image(_from_array(image), self.info.channels)
         return ImageOps.invert(image) if invert else image
@@ -245,14 +243,6 @@ class Predictor:
         logits -= logits.max(axis=1, keepdims=True)
         exponents = np.exp(logits)  # [B, K]
         return (exponents / exponents.sum(axis=1, keepdims=True)).astype("float32")
-
-
-def _upright(image):
-    """按 EXIF 摆正,与读文件时相同;EXIF 有误的不动。"""
-    with warnings.catch_warnings(), contextlib.suppress(OSError, SyntaxError, ValueError, struct.error, EOFError):
-        warnings.simplefilter("ignore")
-        return ImageOps.exif_transpose(image)
-    return image
 
 
 def _info_of(model, classes, mean, std, image_size, fit):

@@ -8,10 +8,11 @@ from pathlib import Path
 from ..config import COMMAND_LINE, Config, load_config, make_config, option_of, tagged
 from ..data.info import DataInfo, load_info
 from ..data.parts import Data, pixel_statistics
+from ..data.splits import KeptRun, load_pictures
 from ..errors import UserError
 from ..family.models import create_model, full_name, model_settings
 from ..system.fitting import fit_named, size_setting
-from ..system.run_files import DATA, LAST, SUMMARY
+from ..system.run_files import DATA, LAST, PICTURES, SUMMARY
 from ..tasks.distillation import Distillation
 from ..weights import NORMALIZATION, LoadReport, WeightsInfo, describe_weights, for_channels, load_weights
 from .loading import load_model
@@ -24,6 +25,7 @@ __all__ = [
     "choose_normalization",
     "first_weights",
     "inherited_settings",
+    "kept_run",
     "load_distillation",
     "resumed_config",
 ]
@@ -152,6 +154,14 @@ def check_inherited(config: Config, inherited: dict):
 
 
 # ---- 照着做 ----
+
+
+def kept_run(beginning: Beginning) -> KeptRun | None:
+    """续训的运行当时的数据;从头训练、微调时是 ``None``。"""
+    if beginning.directory is None or beginning.info is None:
+        return None
+    pictures = load_pictures(beginning.directory / PICTURES)
+    return KeptRun(beginning.directory, beginning.info, pictures, resuming=True)
 
 
 def choose_fit(data: Data, config: Config, beginning: Beginning) -> Data:

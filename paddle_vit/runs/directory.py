@@ -9,23 +9,25 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..config import Config, save_config
-from ..data.info import DataInfo, check_same_data, save_info
+from ..data.info import check_same_data, save_info
+from ..data.parts import Data
+from ..data.splits import save_pictures
 from ..errors import UserError
-from ..system.files import describe_os_error
+from ..system.files import describe_os_error, quoted
 from ..system.processes import tell_others
-from ..system.run_files import CONFIG, DATA, LOCK
+from ..system.run_files import CONFIG, DATA, LOCK, PICTURES
 from .beginning import Beginning
 
 __all__ = ["is_in_use", "open_run"]
 
 
 @contextlib.contextmanager
-def open_run(config: Config, info: DataInfo, beginning: Beginning, rank: int = 0, world: int = 1) -> Iterator[Path]:
-    """建立(或续训时打开)运行目录并上锁,写好 config.yaml 和 data.json,在 with 里给出它的路径。
+def open_run(config: Config, data: Data, beginning: Beginning, rank: int = 0, world: int = 1) -> Iterator[Path]:
+    """建立(或续训时打开)运行目录并上锁,写好 config.yaml、data.json 和 pictures.csv,在 with 里给出它的路径。
 
     Args:
         config (Config): 用到 output、dataset。
-        info (DataInfo): 数据集的说明;续训时核对与当时是否相同。
+        data (Data): 数据集;续训时核对与当时是否相同。
         beginning (Beginning): 从哪里开始。
         rank, world (int): 本进程的序号和进程总数;只有 0 号进程建目录、上锁,再把路径告诉其余进程。
 
@@ -40,13 +42,16 @@ def open_run(config: Config, info: DataInfo, beginning: Beginning, rank: int = 0
         if beginning.directory is None:
             if (directory / CONFIG).exists():
                 raise UserError(
-                    f"{directory} 里已经有一个运行:继续它请用 --resume {directory},重新训练请用 --output 换一个目录。"
+                    f"{directory} 里已经有一个运行:继续它请用 --resume {quoted(directory)},"
+                    "重新训练请用 --output 换一个目录。"
                 )
             save_config(config, directory / CONFIG)
         if beginning.info is not None:
-            check_same_data(beginning.info, info, directory)
+            check_same_data(beginning.info, data.info, directory)
         else:
-            save_info(info, directory / DATA)
+            if data.pictures:
+                save_pictures(data.pictures, directory / PICTURES)
+            save_info(data.info, directory / DATA)
         tell_others(str(directory), world)
         yield directory
 

@@ -10,12 +10,13 @@ from paddle import nn
 from ..config import Config, load_config
 from ..data.info import DataInfo, check_same_data, load_info, parse_info
 from ..data.parts import Data
-from ..data.sources import load_data
+from ..data.sources import load_data, tell
+from ..data.splits import KeptRun, load_pictures
 from ..errors import UserError
 from ..family.models import check_size, create_model
 from ..system.files import read_json
 from ..system.fitting import plain_size
-from ..system.run_files import BEST, DATA, EXPORTED, ONNX, SUMMARY, resolve_latest
+from ..system.run_files import BEST, DATA, EXPORTED, ONNX, PICTURES, SUMMARY, resolve_latest
 from ..weights.checkpoint import differences, load_state_into, read_model
 
 __all__ = ["LoadedModel", "LoadedRun", "build_model", "load_model", "load_run", "load_run_data"]
@@ -84,11 +85,12 @@ def load_run(directory: str | Path, model: nn.Layer | None = None) -> LoadedRun:
 
 
 def load_run_data(loaded: LoadedRun, data_dir: str | Path | None = None) -> Data:
-    """载入一个运行的数据集,核对与训练时是否相同。
+    """载入一个运行的数据集,核对与训练时是否相同;自己的图片还在当时的那一部分,变了什么打印出来。
 
     Args:
         loaded (LoadedRun): ``load_run`` 的结果。
-        data_dir (str | Path | None): 数据所在的目录;``None`` 用训练时的。
+        data_dir (str | Path | None): 数据所在的目录;``None`` 用训练时的。可以是别处的图片(folder 的模型):
+            没有分好部分的,都在测试部分。
 
     Returns:
         Data
@@ -97,8 +99,11 @@ def load_run_data(loaded: LoadedRun, data_dir: str | Path | None = None) -> Data
         UserError: 数据缺失、损坏,或与训练时不同。
     """
     config = loaded.config if data_dir is None else dataclasses.replace(loaded.config, data_dir=str(data_dir))
-    data = load_data(config).fitted(loaded.info.fit)
+    pictures = load_pictures(loaded.directory / PICTURES)
+    data = load_data(config, KeptRun(loaded.directory, loaded.info, pictures, elsewhere=data_dir is not None))
+    data = data.fitted(loaded.info.fit)
     check_same_data(loaded.info, data.info, loaded.directory, whole=False)
+    tell(data)
     return data
 
 

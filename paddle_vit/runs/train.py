@@ -7,14 +7,15 @@ from typing import Callable
 from paddle import nn
 
 from ..config import Config
-from ..data.images import far_from_square
+from ..data.finding import far_from_square
 from ..data.parts import Data, FilePart
-from ..data.sources import load_data
+from ..data.sources import load_data, tell
 from ..errors import UserError
 from ..kernels.compiling import are_compiled, compile_for_training
 from ..kernels.loading import use_threads, why_no_kernels
 from ..system.cli import run_main
 from ..system.companions import choose_processes, companions
+from ..system.files import quoted
 from ..system.pictures import font_advice
 from ..system.processes import one_after_another, usable_cores
 from ..system.run_files import INIT
@@ -25,7 +26,7 @@ from ..training.loop import fit
 from ..training.recomputing import recompute_encoders
 from ..weights import save_report
 from ..weights.conversion import assumptions
-from .beginning import begin, choose_fit, choose_normalization, first_weights, load_distillation
+from .beginning import begin, choose_fit, choose_normalization, first_weights, kept_run, load_distillation
 from .command_line import parse_config
 from .directory import open_run
 from .loading import LoadedRun, build_model
@@ -86,7 +87,8 @@ def train(config: Config, model: nn.Layer | None = None, task: TaskMaker | None 
             f"{font_advice()}{describe_runtime(runtime)}\n{_recipe_line(config)}读取数据 {config.dataset} …", flush=True
         )
     with one_after_another(rank, world):
-        data = choose_normalization(choose_fit(load_data(config), config, beginning), config, beginning)
+        data = choose_fit(load_data(config, kept_run(beginning)), config, beginning)
+        data = choose_normalization(data, config, beginning)
     seed_everything(config.seed)
     network = build_model(config, data.info) if model is None else model
     if config.recompute:
@@ -95,9 +97,11 @@ def train(config: Config, model: nn.Layer | None = None, task: TaskMaker | None 
     hint = far_from_square(data.train.paths, data.info) if isinstance(data.train, FilePart) and rank == 0 else None
     objective = load_distillation(config, data.info, beginning) or label_objective
     learned = Classification(data, config, objective) if task is None else task(data, config)
-    with open_run(config, data.info, beginning, rank, world) as directory:
+    with open_run(config, data, beginning, rank, world) as directory:
+        if beginning.info is not None:
+            tell(data)  # 核对过了,才说变了什么
         if rank == 0:
-            print(f"运行目录 {directory};看曲线:python scripts/board.py {directory.parent}", flush=True)
+            print(f"运行目录 {directory};看曲线:python scripts/board.py {quoted(directory.parent)}", flush=True)
         if hint is not None:
             print(hint, flush=True)
         if rank == 0 and report is not None:
@@ -112,7 +116,7 @@ def train(config: Config, model: nn.Layer | None = None, task: TaskMaker | None 
             summary = fit(network, learned, config, directory, make_log, precision, rank, world)
         except KeyboardInterrupt:
             again = "python scripts/train.py" if model is None and task is None else "在同样的命令后面加上"
-            raise KeyboardInterrupt(f"接着训练:{again} --resume {directory}") from None
+            raise KeyboardInterrupt(f"接着训练:{again} --resume {quoted(directory)}") from None
         if rank == 0:
             print("\n".join(learned.next_steps(directory, summary, model is not None)), flush=True)
     network.eval()

@@ -13,7 +13,8 @@ from ..attention.figures import distance_figure, filters_figure, heads_figure, m
 from ..attention.maps import attention_distance, gradient_rollout, position_table, rollout, token_map
 from ..attention.recording import attention_weights, check_no_windows
 from ..data.augment import normalize
-from ..data.images import at_size, expand_paths, read_image
+from ..data.finding import expand_paths
+from ..data.images import at_size, read_images
 from ..data.parts import varied_images
 from ..errors import UserError
 from ..runs.loading import load_run_data
@@ -73,14 +74,16 @@ def pictures_to_show(loaded, patterns, sample, invert=False, data_dir=None):
     if not 1 <= count <= MAX_IMAGES:
         raise UserError(f"要画 {count} 张图像:一次应为 1 到 {MAX_IMAGES} 张,请少给几张图片,或改 --sample。")
     if paths:
-        images = [read_image(path, info.channels) for path in paths]
+        images = read_images(paths, info.channels, info.pixel_max)
         if invert:
             images = [ImageOps.invert(image) for image in images]
         images = np.stack([at_size(image, info.image_size, info.fit) for image in images])  # [B, H, W, C]
         return Pictures([path.stem for path in paths], images)
-    part = data_to_look_at(loaded, data_dir).val
+    data = data_to_look_at(loaded, data_dir)
+    name = "val" if len(data.val) else "test"  # 别处的图片没有验证部分
+    part = getattr(data, name)
     indices, images = varied_images(part, count)  # [B], [B, H, W, C]
-    return Pictures([f"val{i}" for i in indices], images, part.labels[indices])
+    return Pictures([f"{name}{i}" for i in indices], images, part.labels[indices])
 
 
 def draw_attention(loaded, pictures, directory, query=None, layer=None):

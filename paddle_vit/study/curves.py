@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..runs.logs import load_metrics
-from ..system.files import read_json
+from ..system.files import quoted, read_json
 from ..system.pictures import figure_and_words
 from ..system.run_files import SUMMARY
 from ..system.tables import terminal
@@ -50,7 +50,7 @@ def draw_curves(groups, output):
         summaries[name] = [read_json(path / SUMMARY) for path in directories]
         if None in summaries[name]:
             path = directories[summaries[name].index(None)]
-            raise UserError(f"{path} 还没有训练完:请先用 scripts/train.py --resume {path} 训练完。")
+            raise UserError(f"{path} 还没有训练完:请先用 scripts/train.py --resume {quoted(path)} 训练完。")
         tops = [[line["val_top1"] for line in load_metrics(path, ("val_top1",))] for path in directories]
         if len({len(top) for top in tops}) > 1:
             raise UserError(f"{name} 的几个运行轮数不同({'、'.join(str(len(top)) for top in tops)}):请分开画。")

@@ -6,7 +6,10 @@ import contextlib
 import errno
 import json
 import os
+import re
+import shlex
 import stat
+import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ __all__ = [
     "first_few",
     "matches",
     "parse_json",
+    "quoted",
     "read_json",
     "read_text",
     "read_yaml",
@@ -174,6 +178,14 @@ def matches(value: Any, pattern: Any) -> bool:
     if isinstance(value, int) and value.bit_length() > 63:  # 太大的整数不能当小数来算
         return False
     return isinstance(value, (int, float) if pattern is float else pattern)
+
+
+def quoted(path: str | Path) -> str:
+    """打印的命令里的路径:有空格、引号等时加引号,复制过去就能用。"""
+    text = str(path)
+    if os.name == "nt":
+        return subprocess.list2cmdline([text])
+    return text if re.fullmatch(r"[\w@%+=:,./~-]+", text) else shlex.quote(text)
 
 
 def first_few(names: Sequence[str]) -> str:

@@ -20,6 +20,7 @@ __all__ = [
     "LOCK",
     "METRICS",
     "ONNX",
+    "PICTURES",
     "PROGRAM",
     "SUMMARY",
     "VISUALDL",
@@ -28,6 +29,7 @@ __all__ = [
 
 CONFIG = "config.yaml"  # 全部设置
 DATA = "data.json"  # 数据集的说明
+PICTURES = "pictures.csv"  # 自己的图片各在哪一部分
 INIT = "init.json"  # 微调时每个张量从哪里来
 BEST = "best.safetensors"  # 验证集上最好的权重,单独拿走也能用
 LAST = "last.safetensors"  # 续训所需的一切

@@ -15,6 +15,7 @@ from ..attention.maps import rollout, token_map
 from ..attention.recording import attention_weights, can_show_attention
 from ..data.augment import normalize, to_pixels
 from ..data.parts import Data, varied_indices
+from ..system.files import quoted
 from ..system.pictures import confusion_figure, mistakes_figure
 from .evaluation import Evaluation, evaluate
 from .examination import examine
@@ -112,10 +113,10 @@ class Classification(Task):
     def next_steps(self, directory: Path, summary: dict, own_model: bool) -> list[str]:
         chance, val, test = 1 / len(self.info.classes), len(self.data.val), len(self.data.test)
         top1 = (summary["val_top1"] * val + summary["test_top1"] * test) / (val + test)  # 测试部分也许只有几张
-        steps = [] if own_model else [f"给图片分类:python scripts/predict.py {directory} 图片.png"]
+        steps = [] if own_model else [f"给图片分类:python scripts/predict.py {quoted(directory)} 图片.png"]
         steps += super().next_steps(directory, summary, own_model)
         if top1 <= chance + 3 * math.sqrt(chance * (1 - chance) / (val + test)):
-            steps.append(f"正确率和猜差不多。找原因:python scripts/doctor.py {directory}")
+            steps.append(f"正确率和猜差不多。找原因:python scripts/doctor.py {quoted(directory)}")
         return steps
 
     def examine(self):

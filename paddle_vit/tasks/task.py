@@ -17,6 +17,7 @@ from paddle import nn
 from ..config import Config
 from ..data.batches import evaluation_batches, step_size, training_batches
 from ..data.parts import Data
+from ..system.files import quoted
 from ..system.fitting import size_text
 from ..system.processes import all_reduce
 
@@ -130,7 +131,7 @@ class Task:
             summary (dict): summary.json 的内容。
             own_model (bool): 模型是使用者自己写的,脚本不能由设置建立它。
         """
-        return [f"看曲线:python scripts/board.py {directory.parent}"]
+        return [f"看曲线:python scripts/board.py {quoted(directory.parent)}"]
 
     def examine(self) -> dict:
         """训练之前看一看数据,记进 health.json 供体检用(见 ``training.health``)。"""

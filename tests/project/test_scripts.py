@@ -24,7 +24,7 @@ from support.running import (
     wait_for,
 )
 
-from paddle_vit.data.images import expand_paths
+from paddle_vit.data.finding import expand_paths
 from paddle_vit.deploy.engines import prediction_model
 from paddle_vit.runs.loading import load_run
 from paddle_vit.study.attention_pictures import draw_attention, pictures_to_show
@@ -353,3 +353,37 @@ def test_other_models_train_and_are_drawn_examined_and_predicted_with(name, tmp_
     else:
         pictures = list(draw_attention(loaded, pictures_to_show(loaded, [], 1), tmp_path / "pictures"))
         assert len(pictures) == 5 and all(path.stat().st_size > 3000 for path in pictures)
+
+
+def test_what_happens_to_ones_own_pictures_after_training(tmp_path):
+    """改名之后续训、评估:每张还在原来的部分;少了的、多了的说得出。"""
+    rng = np.random.default_rng(0)
+    data = tmp_path / "我的 图片"
+    for name in ("a", "b"):
+        (data / name).mkdir(parents=True)
+        for i in range(10):
+            Image.fromarray(rng.integers(0, 255, (8, 8, 3), "uint8")).save(data / name / f"{i}.png")
+    run = tmp_path / "a run"
+    options = "--recipe none --dataset folder --image-size 8 --patch-size 4 --embed-dim 8 --depth 1 --num-heads 2"
+    args = [*options.split(), "--epochs", 2, "--batch-size", 8, "--attention-images", 0]
+    done = run_script("train", *args, "--data-dir", data.name, "--output", run, check=0, cwd=tmp_path)
+    assert f"predict.py '{run}'" in done.stdout
+    kept = (run / "pictures.csv").read_bytes()
+    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    (run / "summary.json").unlink()
+    (data / "a" / "9.png").rename(data / "a" / "00.png")
+    done = run_script("train", "--resume", run, check=0)  # 在别的目录里
+    assert "9.png → a/00.png" in done.stderr
+    again = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    assert again["test_top1"] == summary["test_top1"] and (run / "pictures.csv").read_bytes() == kept
+    (data / "b" / "0.png").unlink()
+    Image.new("RGB", (8, 8)).save(data / "b" / "new.png")
+    assert_one_chinese_line(run_here("train", "--resume", run), "b/0.png", "new.png")
+    done = run_script("evaluate", run, check=0)
+    assert "b/0.png" in done.stderr and "b/new.png" in done.stderr and "a/00.png" in done.stderr
+    other = tmp_path / "other" / "b"
+    other.mkdir(parents=True)
+    Image.new("RGB", (8, 8), "red").save(other / "1.png")
+    assert "test 部分(1 张)" in run_script("evaluate", run, "--data-dir", other.parent, check=0).stdout
+    done = run_here("evaluate", run, "--data-dir", other.parent, "--part", "val")
+    assert done.returncode == 2 and "没有 val 部分" in done.stderr and "Traceback" not in done.stderr

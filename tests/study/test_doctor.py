@@ -65,7 +65,7 @@ def train(directory, *options, change_data=None, change_model=None):
     model = build_model(config, data.info)
     started = first_weights(model, config, data.info, beginning)
     model = change_model(model) if change_model else model
-    with open_run(config, data.info, beginning) as run:
+    with open_run(config, data, beginning) as run:
         if started:
             save_report(started, run / "init.json")
         fit(model, Classification(data, config), config, run, partial(QuickLog, run, config.epochs))

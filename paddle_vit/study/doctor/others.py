@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from ...system.files import quoted
 from ...system.run_files import LAST
 from .records import Finding, Run
 
@@ -77,7 +78,7 @@ def check_unfinished(run: Run) -> Finding | None:
         "训练没有完成",
         f"设置了 {run.config.epochs} 轮,完成了 {len(run.metrics)} 轮,没有 summary.json",
         "训练被中断了(Ctrl-C、断电、内存不够、磁盘满),学习率还没有退火到底,也没有在测试集上评估。",
-        f"python scripts/train.py --resume {run.directory}"
+        f"python scripts/train.py --resume {quoted(run.directory)}"
         if can_resume
         else "还没有存过检查点,请换一个 --output 重新训练。",
     )
