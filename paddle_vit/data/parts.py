@@ -14,10 +14,12 @@ import paddle
 from ..config import Config
 from ..errors import UserError
 from ..system.pictures import to_pillow
+from ..system.shared_memory import shared_memory_room, workers_can_start
 from .images import at_size, read_image
 from .info import DataInfo
 
 __all__ = [
+    "FEW_IMAGES",
     "SPLIT_SEED",
     "ArrayPart",
     "Data",
@@ -115,7 +117,10 @@ class FilePart(paddle.io.Dataset):
         """同 ``ArrayPart.fetch``。"""
         self.config = config
         count = sum(len(indices) for indices, _ in requests)
-        workers = self.workers if count >= FEW_IMAGES else 0
+        workers = self.workers if count >= FEW_IMAGES and workers_can_start() else 0
+        batch = max((len(indices) for indices, _ in requests), default=0)
+        # 每个进程先读好两批,主进程手上还有两批;一张图像另占不到一页(4096 字节)。放宽一倍
+        needed = 2 * (2 * workers + 2) * batch * (self.image_size**2 * self.channels + 4096)
         batches: Any = [
             [(index, None if numbers is None else numbers[i]) for i, index in enumerate(indices)]
             for indices, numbers in requests
@@ -125,6 +130,7 @@ class FilePart(paddle.io.Dataset):
             batch_sampler=batches,
             collate_fn=list,  # type: ignore[arg-type]
             num_workers=workers,
+            use_shared_memory=needed <= shared_memory_room(),  # 放不下时经管道交过来,慢一点
             return_list=True,
         )
         for batch in loader:
