@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import stat
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ __all__ = [
     "first_few",
     "matches",
     "parse_json",
+    "quoted",
     "read_json",
     "read_text",
     "read_yaml",
@@ -174,6 +176,12 @@ def matches(value: Any, pattern: Any) -> bool:
     if isinstance(value, int) and value.bit_length() > 63:  # 太大的整数不能当小数来算
         return False
     return isinstance(value, (int, float) if pattern is float else pattern)
+
+
+def quoted(path: str | Path) -> str:
+    """命令行里的一个路径:有空格之类的,加上双引号(各种 shell 都认)。"""
+    text = str(path)
+    return f'"{text}"' if re.search(r"[^\w./\\:…~+=@,-]", text) else text
 
 
 def first_few(names: Sequence[str]) -> str:
