@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+from functools import partial
 from typing import Callable
 
 from paddle import nn
@@ -14,11 +17,12 @@ from ..kernels.compiling import compile_for_training
 from ..kernels.loading import are_compiled, use_threads, why_no_kernels
 from ..system.cli import run_main
 from ..system.companions import choose_processes, companions
+from ..system.files import quoted
 from ..system.pictures import advise_on_font
 from ..system.processes import one_after_another, usable_cores
 from ..system.run_files import INIT
 from ..system.runtime import autocast_dtype, describe_runtime, pick_device, seed_everything, setup_runtime
-from ..tasks.classification import Classification, label_objective
+from ..tasks.classification import Classification, balanced_weights, label_objective
 from ..tasks.task import Task
 from ..training.loop import fit
 from ..training.recomputing import recompute_encoders
@@ -66,8 +70,31 @@ def train(config: Config, model: nn.Layer | None = None, task: TaskMaker | None 
         LoadedRun: 训练好的运行,模型装着最佳权重,处于评估状态,可以直接交给 ``Predictor``。
 
     Raises:
-        UserError: 数据、设置或运行目录有误,损失变成 NaN,磁盘满等;或者要几个进程而只有这一个。
+        UserError: 数据、设置或运行目录有误,损失变成 NaN,磁盘满等;要几个进程而只有这一个;别的线程正在训练。
     """
+    with _alone():
+        return _train(config, model, task)
+
+
+_training = threading.Lock()
+
+
+@contextlib.contextmanager
+def _alone():
+    """在 with 里,这个进程没有别的训练:Paddle 的随机数是全局的,反向传播同时做两个会崩溃(SIGSEGV)。"""
+    if not _training.acquire(blocking=False):
+        raise UserError(
+            "这个进程里正在训练另一个模型,一个进程一次只能训练一个:请等它结束,"
+            "或另开一个进程(如 python scripts/train.py)。"
+        )
+    try:
+        yield
+    finally:
+        _training.release()
+
+
+def _train(config, model, task):
+    """``train``,没有别的线程在训练。"""
     runtime = setup_runtime(config.device, config.threads)
     rank, world = runtime["rank"], runtime["processes"]
     if config.processes > world:
@@ -75,6 +102,8 @@ def train(config: Config, model: nn.Layer | None = None, task: TaskMaker | None 
             f"processes={config.processes},而这里只有 {world} 个进程:在笔记本里请去掉它,"
             "要几个进程请用 python scripts/train.py。"
         )
+    if task is not None and config.class_weights != "none":
+        raise UserError("--class-weights 只用于图像分类的损失,自己的任务要在它的 loss 里加权:请去掉它。")
     precision = autocast_dtype(config.precision, runtime["device"])
     beginning = begin(config)
     if runtime["device"] == "cpu":
@@ -89,11 +118,14 @@ def train(config: Config, model: nn.Layer | None = None, task: TaskMaker | None 
     if config.recompute:
         recompute_encoders(network)
     report = first_weights(network, config, data.info, beginning)
-    objective = load_distillation(config, data.info, beginning) or label_objective
+    weights = None
+    if config.class_weights == "balanced":
+        weights = balanced_weights(data.train.labels, len(data.info.classes))
+    objective = load_distillation(config, data.info, beginning, weights) or partial(label_objective, weights=weights)
     learned = Classification(data, config, objective) if task is None else task(data, config)
     with open_run(config, data.info, beginning, rank, world) as directory:
         if rank == 0:
-            print(f"运行目录 {directory};看曲线:python scripts/board.py {directory.parent}", flush=True)
+            print(f"运行目录 {directory};看曲线:python scripts/board.py {quoted(directory.parent)}", flush=True)
         if rank == 0 and report is not None:
             print(f"微调:{report}", flush=True)
             save_report(report, directory / INIT)
@@ -105,7 +137,7 @@ def train(config: Config, model: nn.Layer | None = None, task: TaskMaker | None 
             summary = fit(network, learned, config, directory, make_log, precision, rank, world)
         except KeyboardInterrupt:
             again = "python scripts/train.py" if model is None and task is None else "在同样的命令后面加上"
-            raise KeyboardInterrupt(f"接着训练:{again} --resume {directory}") from None
+            raise KeyboardInterrupt(f"接着训练:{again} --resume {quoted(directory)}") from None
         if rank == 0:
             print("\n".join(learned.next_steps(directory, summary, model is not None)), flush=True)
     network.eval()
