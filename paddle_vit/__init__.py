@@ -99,4 +99,5 @@ def __dir__():
 
 
 # 导入 Paddle 时打印的别的话照样显示
-sys.stderr.writelines(line for line in _complaints.getvalue().splitlines(True) if "OMP_NUM_THREADS" not in line)
+if sys.stderr is not None:  # pythonw 没有
+    sys.stderr.writelines(line for line in _complaints.getvalue().splitlines(True) if "OMP_NUM_THREADS" not in line)

@@ -193,6 +193,21 @@ class Config:
     recompute: bool = _setting(
         False, "优化", "编码器各层只留下输入,反向时再算一遍前向:内存少得多,时间约多三分之一,结果相同", "resume"
     )
+    class_weights: Literal["none", "balanced"] = _setting(
+        "none",
+        "优化",
+        "各类的损失怎样加权:none 一样重;balanced 与训练图像的张数成反比,少的类不会被忽略;最好的一轮改由平衡正确率选",
+    )
+    balanced_sampling: bool = _setting(
+        False, "优化", "每轮从各类抽一样多的图像,少的类重复抽;最好的一轮改由平衡正确率(各类正确率的平均)选"
+    )
+    patience: Optional[int] = _setting(None, "优化", "连续这么多轮验证没有变好就停下;不给时训练满 --epochs 轮", gt=0)
+    max_minutes: Optional[float] = _setting(
+        None,
+        "优化",
+        "最多训练这么多分钟:量出速度,定出做得完的步数,学习率在那之前退火到底;轮数不超过 --epochs",
+        gt=0,
+    )
     seed: int = _setting(0, "优化", "随机种子;同一种子得到同一结果", ge=0, lt=2**31)
     # 运行
     device: Literal["auto", "cpu", "gpu"] = _setting("auto", "运行", "设备;auto 有 GPU 就用 GPU", "where resume")
@@ -351,6 +366,8 @@ def make_config(values: dict, source: str = "设置") -> Config:
     for name, owner in (("teacher_model", "teacher"), ("weights_table", "weights")):
         if getattr(config, name) is not None and getattr(config, owner) is None:
             raise UserError(f"{option_of(name)} 只与 {option_of(owner)} 同用:请加上 {option_of(owner)},或去掉它。")
+    if config.class_weights != "none" and config.balanced_sampling:
+        raise UserError("--class-weights balanced 与 --balanced-sampling 同用会补偿两次:请只留一个。")
     if config.grayscale and config.dataset != "folder":
         raise UserError(f"--grayscale 不能用于 {config.dataset}:只有 folder 能选灰度或彩色,请去掉它。")
     return config

@@ -356,6 +356,17 @@ def test_a_broken_or_missing_numba_leaves_the_plain_formulas(tmp_path):
     np.testing.assert_allclose(float(outputs[0][0]), float(outputs[1][0]), rtol=1e-5)
 
 
+def test_no_place_for_compiled_code_leaves_the_plain_formulas():
+    """包的目录和主目录都写不了。"""
+    code = (
+        "from numba.core import caching\nfrom paddle_vit.kernels.loading import why_no_kernels\n"
+        "caching._CacheImpl._locator_classes = []\nprint(why_no_kernels())"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert "NUMBA_CACHE_DIR" in done.stdout and done.stderr == ""
+
+
 FREED = """
 import numpy as np, paddle
 from paddle_vit import EncoderLayer

@@ -21,6 +21,7 @@ __all__ = [
     "NUMBERS",
     "augment_batch",
     "augment_image",
+    "augment_pixels",
     "mix_batch",
     "normalize",
     "rand_augment",
@@ -195,14 +196,17 @@ def augment_batch(
     Returns:
         ndarray: float32,[B, C, H, W]。
     """
+    images = normalize(augment_pixels(images, config, numbers), mean, std)
+    return random_erasing(images, config.random_erasing, numbers[:, -5:]) if config.random_erasing else images
+
+
+def augment_pixels(images: np.ndarray, config: Config, numbers: np.ndarray) -> np.ndarray:
+    """``augment_batch`` 里归一化之前的那些:补零裁剪、翻转;uint8 [B, H, W, C] 进,uint8 [B, H, W, C] 出。"""
     numbers = numbers[:, IMAGE_NUMBERS:]
     if config.crop_padding:
         images = random_crop(images, config.crop_padding, numbers[:, :2])
     if config.flip:
         images = random_flip(images, numbers[:, 2])
-    images = normalize(images, mean, std)
-    if config.random_erasing:
-        images = random_erasing(images, config.random_erasing, numbers[:, 3:8])
     return images
 
 

@@ -20,6 +20,7 @@ from .reading import ReaderDied, can_start_readers, read_batches
 from .splits import SPLIT_SEED, Picture
 
 __all__ = [
+    "FEW_IMAGES",
     "SPLIT_SEED",
     "ArrayPart",
     "Data",

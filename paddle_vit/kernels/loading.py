@@ -46,7 +46,10 @@ def _load():
         return None, "numba 没有能用的线程池(Linux 上请安装 libgomp1)"
     if numba.config.THREADING_LAYER == "default":  # 使用者没有用 NUMBA_THREADING_LAYER 指定
         numba.config.THREADING_LAYER = layer
-    modules = [importlib.import_module(f"{__package__}.{name}") for name in _MODULES]
+    try:
+        modules = [importlib.import_module(f"{__package__}.{name}") for name in _MODULES]
+    except RuntimeError:
+        return None, "编译好的代码没有地方存(包的目录和主目录都写不了):请用环境变量 NUMBA_CACHE_DIR 给出一个目录"
     kernels = {name: getattr(module, name) for module in modules for name in module.__all__}
     _forget_outdated(next(iter(kernels.values())))
     _use(numba, openmp.omp_get_max_threads() if openmp is not None else numba.config.NUMBA_NUM_THREADS)

@@ -11,11 +11,13 @@ from ..data.parts import Data, pixel_statistics
 from ..data.splits import KeptRun, load_pictures
 from ..errors import UserError
 from ..family.models import create_model, full_name, model_settings
+from ..system.files import quoted
 from ..system.fitting import fit_named, size_setting
-from ..system.run_files import DATA, LAST, PICTURES, SUMMARY
+from ..system.run_files import CONFIG, DATA, LAST, PICTURES, SUMMARY
 from ..tasks.distillation import Distillation
 from ..weights import NORMALIZATION, LoadReport, WeightsInfo, describe_weights, for_channels, load_weights
 from .loading import load_model
+from .logs import load_metrics
 
 __all__ = [
     "Beginning",
@@ -31,6 +33,9 @@ __all__ = [
 ]
 
 
+_UNTIL = ("patience", "max_minutes")  # 训练到什么时候为止;接着训练时重新给
+
+
 @dataclasses.dataclass(frozen=True)
 class Beginning:
     """一次训练从哪里开始。
@@ -39,6 +44,7 @@ class Beginning:
         directory (Path | None): 续训的运行目录;从头训练和微调时是 ``None``。
         info (DataInfo | None): 续训的运行当时的数据集说明。
         started, finished (bool): 续训的运行已经存过检查点、已经训练完。
+        longer (bool): 续训时加了轮数:在新的目录里接着训练,见 ``continuing``。
         weights (WeightsInfo | None): 微调时权重的说明。
         teacher (WeightsInfo | None): 蒸馏时老师的权重的说明;训练完了就用不到。
     """
@@ -47,6 +53,7 @@ class Beginning:
     info: DataInfo | None = None
     started: bool = False
     finished: bool = False
+    longer: bool = False
     weights: WeightsInfo | None = None
     teacher: WeightsInfo | None = None
 
@@ -63,12 +70,18 @@ def begin(config: Config) -> Beginning:
             weights = describe_weights(config.weights, config.weights_table, config.model)
         return Beginning(weights=weights, teacher=_describe_teacher(config))
     directory = Path(config.resume)
+    longer = config.output is None or Path(config.output).resolve() != directory.resolve()
     info = load_info(directory / DATA) if (directory / DATA).exists() else None
-    started, finished = (directory / LAST).exists(), (directory / SUMMARY).exists()
+    started, finished = (directory / LAST).exists(), (directory / SUMMARY).exists() and not longer
+    if longer and not started:
+        raise UserError(f"{directory} 还没有存过检查点,没有什么可以接着的:请重新训练,或等它训练至少一轮。")
+    done = len(load_metrics(directory))
+    if longer and config.epochs <= done:
+        raise UserError(f"--epochs {config.epochs}:{directory} 已经训练了 {done} 轮,请给更大的总轮数,如 {2 * done}。")
     if config.weights is not None and not started:  # 还没有训练过一步就断了:权重要再放一次
         weights = describe_weights(config.weights, config.weights_table, config.model)
     teacher = None if finished else _describe_teacher(config)
-    return Beginning(directory, info, started, finished, weights, teacher)
+    return Beginning(directory, info, started, finished, longer, weights, teacher)
 
 
 def _describe_teacher(config):
@@ -86,6 +99,8 @@ def _describe_teacher(config):
 def resumed_config(given: dict) -> Config:
     """要继续的运行原来的设置;命令行上只能换与结果无关的那几个。
 
+    给了不同的 epochs,就是在新的目录里接着训练那么多轮:目录、patience、max_minutes 也由命令行上给。
+
     Args:
         given (dict): 命令行上给的,有 resume。
 
@@ -95,16 +110,24 @@ def resumed_config(given: dict) -> Config:
     directory = given["resume"]
     saved = load_config(directory)
     others = {name: value for name, value in given.items() if name not in ("resume", "output")}
-    if Path(given.get("output", directory)).resolve() != Path(directory).resolve():
-        raise UserError(f"--resume {directory} 只能接着写这个目录:请去掉 --output。")
-    values = {**dataclasses.asdict(saved), "output": directory, "resume": directory, **others}
-    changed, may_change = make_config(values, COMMAND_LINE), tagged("resume")
+    values, may_change = {**dataclasses.asdict(saved), "resume": directory, **others}, tagged("resume")
+    epochs = make_config(values, COMMAND_LINE).epochs
+    ended_early = (Path(directory) / SUMMARY).exists() and len(load_metrics(directory)) < epochs
+    if epochs != saved.epochs or ("epochs" in given and ended_early):
+        may_change = [*may_change, "epochs", *_UNTIL]
+        values.update({name: others.get(name) for name in _UNTIL}, output=given.get("output"))
+    elif Path(given.get("output", directory)).resolve() != Path(directory).resolve():
+        raise UserError(f"--resume {directory} 只能接着写这个目录:请去掉 --output,或用 --epochs 加轮数。")
+    else:
+        values["output"] = directory
+    changed = make_config(values, COMMAND_LINE)
     for name, value in others.items():
         if name not in may_change and getattr(changed, name) != getattr(saved, name):
             option = option_of(name)
             raise UserError(
                 f"{option} {value} 与 {directory} 原来的 {getattr(saved, name)} 不同:续训沿用原来的设置,"
-                f"请去掉 {option};要换设置,请用 --output 开一个新的运行。"
+                f"请去掉 {option};要换它,请从这个运行的权重开始一次新的训练:--recipe {quoted(Path(directory) / CONFIG)}"
+                f" --weights {quoted(directory)} {option} {value}。"
             )
     return changed
 
@@ -225,11 +248,12 @@ def first_weights(model, config: Config, info: DataInfo, beginning: Beginning) -
     )
 
 
-def load_distillation(config: Config, info: DataInfo, beginning: Beginning) -> Distillation | None:
+def load_distillation(config: Config, info: DataInfo, beginning: Beginning, weights=None) -> Distillation | None:
     """读蒸馏的老师;用不到时是 ``None``。
 
     Args:
         info (DataInfo): 学生的数据的说明。
+        weights (Tensor | None): 各类的权重,见 ``label_loss``。
 
     Raises:
         UserError: 老师的文件已损坏,或老师与学生的类别、通道数不同。
@@ -243,7 +267,7 @@ def load_distillation(config: Config, info: DataInfo, beginning: Beginning) -> D
     else:
         teacher, teacher_info = _foreign_teacher(config, info, known)
     settings = (config.distillation_kind, config.distillation_alpha, config.distillation_temperature)
-    return Distillation(teacher, teacher_info, info, *settings)
+    return Distillation(teacher, teacher_info, info, *settings, weights)
 
 
 def _foreign_teacher(config, info, known):

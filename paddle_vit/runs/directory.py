@@ -17,6 +17,7 @@ from ..system.files import describe_os_error, quoted
 from ..system.processes import tell_others
 from ..system.run_files import CONFIG, DATA, LOCK, PICTURES
 from .beginning import Beginning
+from .continuing import copy_run
 
 __all__ = ["is_in_use", "open_run"]
 
@@ -24,6 +25,8 @@ __all__ = ["is_in_use", "open_run"]
 @contextlib.contextmanager
 def open_run(config: Config, data: Data, beginning: Beginning, rank: int = 0, world: int = 1) -> Iterator[Path]:
     """建立(或续训时打开)运行目录并上锁,写好 config.yaml、data.json 和 pictures.csv,在 with 里给出它的路径。
+
+    续训时加了轮数,就建立一个新的,把原来的记录抄过来。
 
     Args:
         config (Config): 用到 output、dataset。
@@ -37,21 +40,26 @@ def open_run(config: Config, data: Data, beginning: Beginning, rank: int = 0, wo
     if rank:
         yield Path(str(tell_others(None, world)))
         return
+    source, is_new = beginning.directory, beginning.directory is None or beginning.longer
+    if source is not None and beginning.info is not None:
+        check_same_data(beginning.info, data.info, source)
+    if source is not None and beginning.longer and is_in_use(source):
+        raise UserError(f"{source} 还在训练:请等它结束,或先停下它。")
     directory = Path(config.output) if config.output else _new_directory(config.dataset)
     with _locked(directory):
-        if beginning.directory is None:
-            if (directory / CONFIG).exists():
-                raise UserError(
-                    f"{directory} 里已经有一个运行:继续它请用 --resume {quoted(directory)},"
-                    "重新训练请用 --output 换一个目录。"
-                )
-            save_config(config, directory / CONFIG)
-        if beginning.info is not None:
-            check_same_data(beginning.info, data.info, directory)
-        else:
+        if is_new and (directory / CONFIG).exists():
+            raise UserError(
+                f"{directory} 里已经有一个运行:继续它请用 --resume {quoted(directory)},"
+                "重新训练请用 --output 换一个目录。"
+            )
+        if source is not None and beginning.longer:
+            copy_run(source, directory, config)
+        if is_new or beginning.info is None:
             if data.pictures:
                 save_pictures(data.pictures, directory / PICTURES)
             save_info(data.info, directory / DATA)
+        if is_new:
+            save_config(config, directory / CONFIG)  # 最后写:有它才是一个运行
         tell_others(str(directory), world)
         yield directory
 

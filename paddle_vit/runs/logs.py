@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
+from paddle import nn
 from paddle.utils import unique_name
 
 from ..config import result_settings
@@ -23,7 +23,6 @@ from ..system.files import atomic_write, matches, parse_json
 from ..system.pictures import draw, save_pixels
 from ..system.run_files import GRAPH, METRICS
 from ..tasks.task import Picture, Result
-from ..training.optimizer import learning_rate
 from ..training.progress import Step
 from .visualdl_file import make_writer
 
@@ -33,13 +32,19 @@ __all__ = ["NoLog", "RunLog", "load_metrics"]
 _COMPARED = ("lr", "batch_size", "epochs", "embed_dim", "depth", "position_embedding")
 
 
+def _shown(task, measures):
+    """由只在评估时量的指标选最好的一轮时,也打印它。"""
+    kind = task.evaluated.get(task.best)
+    return "" if kind is None else f" {kind.title} {measures[task.best]:{kind.form}}"
+
+
 class NoLog:
     """多进程里其余进程的记录:什么也不写。"""
 
     def _nothing(self, *_):
         """不写。"""
 
-    start = step = epoch = pictures = histograms = finish = say = close = position = _nothing
+    start = step = plan = epoch = pictures = histograms = finish = say = close = position = _nothing
 
 
 class RunLog:
@@ -93,6 +98,7 @@ class RunLog:
     def start(self, trainer, resumed: bool) -> None:
         """训练开始:打印数据和模型,写网络结构图。"""
         config, p, steps = trainer.config, trainer.progress, trainer.steps_per_epoch
+        self.epochs, self._bar.total = trainer.schedule.epochs, trainer.schedule.total_steps
         count, size = count_parameters(trainer.model), trainer.task.step_size(trainer.world)
         lines = [*trainer.task.describe(), f"模型 {config.model}:{count:,} 个参数;每轮 {steps} 步,每步 {size} 张"]
         if config.train_only != "all":
@@ -102,12 +108,20 @@ class RunLog:
                 lines.append("提示:没有 --weights,冻结的骨干是随机的初值,学不到什么;请给出预训练的权重。")
         if steps < 5:
             lines.append(f"提示:每轮只更新 {steps} 次,学得很慢;请调小 --batch-size,或加大 --epochs。")
+        if p.first_epoch and not trainer.schedule.is_over:
+            going = f"学习率重新升到 {config.lr:.2g},再退火到 {config.min_lr:g}"
+            lines.append(f"接着训练:第 {p.first_epoch + 1} 到 {self.epochs} 轮,{going}")
         if resumed:
             going = f"从第 {p.epoch + 1} 轮第 {p.step + 1} 步接着来"
-            lines.append(f"续训:{going if p.epoch < config.epochs else '训练已完成'}")
+            lines.append(f"续训:{'训练已完成' if trainer.schedule.is_over else going}")
         for line in lines:
             self.say(line)
         self._graph(trainer.model)
+
+    def plan(self, text: str, schedule) -> None:
+        """限时的训练定下了步数:打印一行,进度条随之改。"""
+        self.epochs, self._bar.total = schedule.epochs, schedule.total_steps
+        self.say(text)
 
     def step(self, trainer, step: Step, lr: float, speed: float) -> None:
         """一步训练之后:更新进度条,隔几步写一次 VisualDL。
@@ -139,11 +153,11 @@ class RunLog:
         """
         p, task, steps = trainer.progress, trainer.task, trainer.steps_per_epoch
         speed, wait = p.count / p.epoch_seconds, p.wait_seconds / p.epoch_seconds
-        lr = learning_rate((p.epoch + 1) * steps - 1, trainer.config, steps)
+        lr = trainer.schedule.rate(p.epoch * steps + p.step - 1)
         metrics = {"epoch": p.epoch + 1}
         metrics.update({f"train_{name}": value for name, value in p.means.items()})
-        metrics.update({f"val_{name}": result.measures[name] for name in task.all_measures()})
-        metrics.update({"lr": lr, "grad_norm": p.grad_norm_sum / steps, "grad_norm_max": p.grad_norm_max})
+        metrics.update({f"val_{name}": result.measures[name] for name in task.evaluated_measures()})
+        metrics.update({"lr": lr, "grad_norm": p.grad_norm_sum / p.step, "grad_norm_max": p.grad_norm_max})
         metrics.update({"images_per_second": speed, "data_wait": wait, "seconds": p.seconds})
         line = (json.dumps(metrics, ensure_ascii=False) + "\n").encode()
         with open(self.directory / METRICS, "ab") as file:
@@ -154,12 +168,15 @@ class RunLog:
         scalars = {
             f"{name}/{part}": metrics[f"{part}_{name}"] for name in task.all_measures() for part in ("train", "val")
         }
+        scalars.update({f"{name}/val": metrics[f"val_{name}"] for name in task.evaluated})
+        scalars.update(task.curves(result))
         scalars.update({"optimizer/lr_epoch": lr, "speed/images_per_second_epoch": speed})
         self._scalars(scalars, p.epoch + 1)
         both = {part: metrics[f"{part}_loss"] for part in ("train", "val")}
         self._writer.add_scalars("loss/both", both, p.epoch + 1)  # 一张图里两条线,看得出过拟合
+        validated = f"{task.show(result.measures)}{_shown(task, result.measures)}"
         return (
-            f"第 {p.epoch + 1}/{self.epochs} 轮  训练 {task.show(p.means)}  验证 {task.show(result.measures)}  "
+            f"第 {p.epoch + 1}/{self.epochs} 轮  训练 {task.show(p.means)}  验证 {validated}  "
             f"{speed:.0f} 张/秒,等数据 {wait:.0%}"
         )
 
@@ -171,10 +188,11 @@ class RunLog:
             if file is not None:
                 save_pixels(pixels, self.directory / file)
 
-    def histograms(self, named_arrays: Iterable[tuple[str, np.ndarray]], epoch: int) -> None:
-        """写一组权重的直方图;named_arrays 是 (名字, 数组) 的序列。"""
-        for name, array in named_arrays:
-            self._writer.add_histogram(f"weights/{name}", array.flatten(), epoch)
+    def histograms(self, model: nn.Layer, epoch: int) -> None:
+        """写模型里各个矩阵的直方图。"""
+        for name, value in model.named_parameters():
+            if value.ndim > 1:
+                self._writer.add_histogram(f"weights/{name}", value.numpy().flatten(), epoch)
 
     def finish(self, trainer, summary: dict) -> None:
         """训练完:写超参数和最终指标,供 VisualDL 的 HPARAMS(超参可视化)页比较各次运行;打印结果。"""
@@ -183,11 +201,16 @@ class RunLog:
         if "depths" in known:  # Swin
             known.update(depth=sum(known["depths"]), position_embedding="relative")
         names = [f"test_{best}", f"val_{best}"]
+        # 照顾少的类的运行也按 top-1 与别的比
+        compared = [f"{part}_{name}" for part in ("test", "val") for name in trainer.task.measures]
+        compared = compared if best in trainer.task.evaluated else names
         settings = {name: known[name] for name in _COMPARED if known.get(name) is not None}
-        self._writer.add_hparams(settings, [f"result/{name}" for name in names])
-        self._scalars({f"result/{name}": summary[name] for name in names}, 0)
-        kind = trainer.task.all_measures()[best]
+        self._writer.add_hparams(settings, [f"result/{name}" for name in compared])
+        self._scalars({f"result/{name}": summary[name] for name in dict.fromkeys([*names, *compared])}, 0)
+        kind = trainer.task.evaluated_measures()[best]
         test, val = (f"{summary[name]:{kind.form}}" for name in names)
+        if trainer.schedule.is_out_of_patience:
+            self.say(f"验证连续 {trainer.config.patience} 轮没有变好,在第 {p.epoch} 轮停下")
         self.say(f"完成:测试 {kind.title} {test}(第 {p.best_epoch} 轮的权重,验证 {val}),用时 {p.seconds:.0f} 秒")
 
     def close(self) -> None:
@@ -234,7 +257,8 @@ def load_metrics(directory: str | Path, needed: tuple[str, ...] = ()) -> list[di
     lines = [parse_json(line) for line in path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]]
     always = ("epoch", "train_loss", "val_loss", "lr", "images_per_second", "data_wait")
     whole = matches(lines, [dict.fromkeys(always, float)]) and all(matches(line, {None: float}) for line in lines)
-    whole = whole and len({tuple(line) for line in lines}) <= 1  # 各行的列相同
+    # 各行的列相同;旧版开始的运行接着训练,后面的行多几列
+    whole = whole and all(set(line) <= set(lines[-1]) for line in lines) if lines else whole
     if not whole or not all(0 <= line[name] <= 1 for line in lines for name in line if name.endswith("top1")):
         raise UserError(f"{path} 已损坏:请换一个备份,或重新训练。")
     missing = [name for name in needed if lines and name not in lines[0]]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+from functools import partial
 from typing import Callable
 
 from paddle import nn
@@ -20,7 +23,7 @@ from ..system.pictures import font_advice
 from ..system.processes import one_after_another, usable_cores
 from ..system.run_files import INIT
 from ..system.runtime import autocast_dtype, describe_runtime, pick_device, seed_everything, setup_runtime
-from ..tasks.classification import Classification, label_objective
+from ..tasks.classification import Classification, balanced_weights, label_objective
 from ..tasks.task import Task
 from ..training.loop import fit
 from ..training.recomputing import recompute_encoders
@@ -69,8 +72,31 @@ def train(config: Config, model: nn.Layer | None = None, task: TaskMaker | None 
         LoadedRun: 训练好的运行,模型装着最佳权重,处于评估状态,可以直接交给 ``Predictor``。
 
     Raises:
-        UserError: 数据、设置或运行目录有误,损失变成 NaN,磁盘满等;或者要几个进程而只有这一个。
+        UserError: 数据、设置或运行目录有误,损失变成 NaN,磁盘满等;要几个进程而只有这一个;别的线程正在训练。
     """
+    with _alone():
+        return _train(config, model, task)
+
+
+_training = threading.Lock()
+
+
+@contextlib.contextmanager
+def _alone():
+    """在 with 里,这个进程没有别的训练:Paddle 的随机数是全局的,反向传播同时做两个会崩溃(SIGSEGV)。"""
+    if not _training.acquire(blocking=False):
+        raise UserError(
+            "这个进程里正在训练另一个模型,一个进程一次只能训练一个:请等它结束,"
+            "或另开一个进程(如 python scripts/train.py)。"
+        )
+    try:
+        yield
+    finally:
+        _training.release()
+
+
+def _train(config, model, task):
+    """``train``,没有别的线程在训练。"""
     runtime = setup_runtime(config.device, config.threads)
     rank, world = runtime["rank"], runtime["processes"]
     if config.processes > world:
@@ -78,6 +104,8 @@ def train(config: Config, model: nn.Layer | None = None, task: TaskMaker | None 
             f"processes={config.processes},而这里只有 {world} 个进程:在笔记本里请去掉它,"
             "要几个进程请用 python scripts/train.py。"
         )
+    if task is not None and config.class_weights != "none":
+        raise UserError("--class-weights 只用于图像分类的损失,自己的任务要在它的 loss 里加权:请去掉它。")
     precision = autocast_dtype(config.precision, runtime["device"])
     beginning = begin(config)
     if runtime["device"] == "cpu":
@@ -95,7 +123,10 @@ def train(config: Config, model: nn.Layer | None = None, task: TaskMaker | None 
         recompute_encoders(network)
     report = first_weights(network, config, data.info, beginning)
     hint = far_from_square(data.train.paths, data.info) if isinstance(data.train, FilePart) and rank == 0 else None
-    objective = load_distillation(config, data.info, beginning) or label_objective
+    weights = None
+    if config.class_weights == "balanced":
+        weights = balanced_weights(data.train.labels, len(data.info.classes))
+    objective = load_distillation(config, data.info, beginning, weights) or partial(label_objective, weights=weights)
     learned = Classification(data, config, objective) if task is None else task(data, config)
     with open_run(config, data, beginning, rank, world) as directory:
         if beginning.info is not None:

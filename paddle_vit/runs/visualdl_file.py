@@ -2,11 +2,38 @@
 
 import errno
 import os
+import sys
+import tempfile
 from pathlib import Path
 
+from ..errors import UserError
 from ..system.run_files import VISUALDL
 
-__all__ = ["make_writer"]
+__all__ = ["import_visualdl", "make_writer"]
+
+
+def import_visualdl() -> None:
+    """第一次导入 visualdl;用它之前先调用。
+
+    它一导入就在主目录里建 ``~/.visualdl``,本项目用不到它,主目录又可能只读、写满了,所以让它建在临时目录里,随即删掉。
+
+    Raises:
+        UserError: 临时目录也写不了。
+    """
+    if "visualdl" in sys.modules:
+        return
+    home = "USERPROFILE" if os.name == "nt" else "HOME"
+    before = os.environ.get(home)
+    try:
+        with tempfile.TemporaryDirectory() as directory:
+            os.environ[home] = directory
+            import visualdl  # noqa: F401  重,用到才导入
+    except OSError:
+        raise UserError("VisualDL 要一个能写的临时目录,这里没有:请用环境变量 TMPDIR 给出一个。") from None
+    finally:
+        os.environ.pop(home, None)
+        if before is not None:
+            os.environ[home] = before
 
 
 class _RecordFile:
@@ -51,6 +78,7 @@ class _RecordFile:
 
 def make_writer(directory, size):
     """一个 ``visualdl.LogWriter``,只把它写文件的部分换成 ``_RecordFile``。"""
+    import_visualdl()
     from visualdl import LogWriter  # 重,用到才导入
 
     class Writer(LogWriter):

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from pathlib import Path
 
 from ..errors import UserError
+from ..runs.visualdl_file import import_visualdl
 from ..system.cli import check_port
 
 __all__ = ["serve"]
+
+
+def _once(times, function, seconds, *args):
+    """代替 VisualDL 的 ``retry``:它算不出来时睡几秒再试,最后打印调用栈,其间整个页面都不动。"""
+    with contextlib.suppress(KeyError, TypeError, ValueError, IndexError):
+        return function(*args)
+    return None
 
 
 def serve(logdir: str | Path, host: str = "127.0.0.1", port: int = 8040) -> None:
@@ -25,16 +34,22 @@ def serve(logdir: str | Path, host: str = "127.0.0.1", port: int = 8040) -> None
     Raises:
         UserError: 目录里没有记录,或端口被占用。
     """
+    if Path(logdir).is_file():  # 给了记录文件
+        logdir = Path(logdir).parent
     if not any(Path(logdir).rglob("*vdlrecords*")):
         raise UserError(f"{logdir} 里没有 VisualDL 记录:请先运行 python scripts/train.py,或给出运行所在的目录。")
     check_port(host, port)
 
+    import_visualdl()
     from visualdl.reader import graph_reader
+    from visualdl.server import lib
     from visualdl.server.app import ParseArgs, create_app
 
     graph_reader.is_VDLGraph_file = lambda name: "vdlgraph" in name  # 不列出导出的 .pdmodel:名字都是 export
 
+    lib.retry = _once
     logging.disable(logging.WARNING)  # 每个请求一行的访问日志
+    logging.getLogger("vdl_logger").disabled = True  # 还没有数据的页面,它说是 Internal server error
     directory = Path(logdir).resolve()
     os.chdir(directory.parent)  # 页面上的运行名就是给 VisualDL 的路径,这样名字最短
     options = {"logdir": [directory.name], "host": host, "port": port, "language": "zh", "telemetry": False}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import io
+import logging
 import os
 import re
 import signal
@@ -13,7 +14,9 @@ import sys
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
+
+import paddle
 
 from ..errors import UserError
 from .files import describe_os_error
@@ -142,13 +145,22 @@ def check_port(host: str, port: int) -> None:
             ) from None
 
 
+def _writable(stream: TextIO | None) -> TextIO:
+    """写中文也不会中断的标准输出或标准错误;没有控制台(``pythonw``)时写到空处,笔记本里的不是文件,原样用。"""
+    if stream is None:
+        return open(os.devnull, "w", encoding="utf-8")
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="replace")  # 终端的编码写不出中文时,宁可显示问号也不要中断
+    return stream
+
+
 def run_main(main: Callable[[], object]) -> None:
     """脚本的入口:执行 ``main()``,把使用者能改正的错误打印成一行中文并以状态码 2 退出;Ctrl-C 以 130 退出。"""
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # scripts/ctrl_c.py;从这里起由我们说明怎样继续
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # 笔记本里不是
-            stream.reconfigure(errors="replace")  # 终端的编码写不出中文时,宁可显示问号也不要中断
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # 主目录写不了时,它说缓存放在临时目录里
+    paddle.disable_signal_handler()  # 否则关掉终端、被 SIGTERM 终止时,Paddle 打印一屏 C++ 调用栈
+    sys.stdout, sys.stderr = _writable(sys.stdout), _writable(sys.stderr)
     try:
         main()
     except MemoryError:
@@ -158,7 +170,8 @@ def run_main(main: Callable[[], object]) -> None:
         print(f"错误:{error}", file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:  # 输出接到 head 之类的程序,对方先退出
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(sys.stdout, io.TextIOWrapper):  # 退出时还会冲一次缓冲区
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
         if error.errno is None:  # Paddle 把反向传播里的任何异常都变成没有错误号的 OSError,那是程序的错,要看调用栈

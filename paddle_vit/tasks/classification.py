@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+import paddle
 import paddle.nn.functional as F
 
 from ..attention.figures import heads_figure, maps_figure
@@ -21,28 +22,62 @@ from .evaluation import Evaluation, evaluate
 from .examination import examine
 from .task import Measure, Picture, Task
 
-__all__ = ["Classification", "label_objective"]
+__all__ = ["Classification", "balanced_weights", "label_loss", "label_objective"]
 
 _PART_NAMES = {"train": "训练集", "val": "验证集", "test": "测试集"}
+_MOST_CURVES = 20  # 类不多于它时,VisualDL 里每类有一条召回率的曲线
 
 
-def label_objective(model, images, targets):
+def balanced_weights(labels: np.ndarray, num_classes: int) -> paddle.Tensor:
+    """各类的权重,与张数成反比:总张数 / (有图像的类数 * 这一类的张数);一张图像平均是 1。没有图像的类是 0。
+
+    Args:
+        labels (ndarray): 训练图像的标签,[n]。
+        num_classes (int): 类别数 K。
+
+    Returns:
+        Tensor: float32,[K]。
+    """
+    counts = np.bincount(labels, minlength=num_classes)  # [K]
+    weights = np.where(counts, len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1)), 0)
+    return paddle.to_tensor(weights.astype("float32"))
+
+
+def label_loss(logits: paddle.Tensor, targets: paddle.Tensor, weights: paddle.Tensor | None = None) -> paddle.Tensor:
+    """对标签分布的交叉熵,整批的平均。
+
+    Args:
+        logits (Tensor): [B, K]。
+        targets (Tensor): 标签分布,[B, K]。
+        weights (Tensor | None): 各类的权重 [K];一张图像的损失乘以它的标签分布下的平均权重。
+
+    Returns:
+        Tensor: 一个数。
+    """
+    if weights is None:
+        return F.cross_entropy(logits.astype("float32"), targets, soft_label=True)
+    losses = F.cross_entropy(logits.astype("float32"), targets, soft_label=True, reduction="none")  # [B, 1]
+    return (losses.squeeze(-1) * paddle.matmul(targets, weights)).mean()
+
+
+def label_objective(model, images, targets, weights=None):
     """没有老师时的目标:对标签的交叉熵;模型有两个头时,用它们的平均,与预测时相同。
 
     Args:
         model (nn.Layer): 图像 -> logits。
         images (Tensor): [B, C, H, W]。
         targets (Tensor): 标签分布,[B, K]。
+        weights (Tensor | None): 见 ``label_loss``。
 
     Returns:
         tuple[Tensor, Tensor]: 预测用的 logits [B, K] 和损失(一个数)。
     """
     logits = model(images)  # [B, K]
-    return logits, F.cross_entropy(logits.astype("float32"), targets, soft_label=True)
+    return logits, label_loss(logits, targets, weights)
 
 
 class Classification(Task):
-    """图像分类:交叉熵,top-1 正确率最高的一轮最好。
+    """图像分类:交叉熵,top-1 正确率最高的一轮最好;照顾少的类时,是平衡正确率最高的一轮。
 
     Args:
         data (Data), config (Config): 见 ``Task``。
@@ -51,11 +86,15 @@ class Classification(Task):
     """
 
     measures: ClassVar = {"top1": Measure("top-1", ".2%")}
+    evaluated: ClassVar = {"balanced_top1": Measure("平衡正确率", ".2%")}
     best = "top1"
 
     def __init__(self, data: Data, config, objective=label_objective):
         super().__init__(data, config)
         self.objective = objective
+        self._balances = config.class_weights != "none" or config.balanced_sampling
+        if self._balances:
+            self.best = "balanced_top1"
 
     def loss(self, model, images, targets):
         logits, loss = self.objective(model, images, targets)  # [B, K] 和一个数
@@ -63,6 +102,10 @@ class Classification(Task):
 
     def describe(self):
         lines, config = super().describe(), self.config
+        if self._balances:
+            counts = np.bincount(self.data.train.labels, minlength=len(self.info.classes))
+            how = "少的类在损失里加重" if config.class_weights != "none" else "各类抽一样多"
+            lines.append(f"训练图像最多的类 {counts.max()} 张,最少的 {counts.min()} 张:{how},由平衡正确率选最好的一轮")
         if config.distillation_kind != "none":
             share = f"损失占 {config.distillation_alpha:.0%}"
             lines.append(f"蒸馏({config.distillation_kind}):老师 {config.teacher},{share}")
@@ -70,6 +113,11 @@ class Classification(Task):
 
     def evaluate(self, model, part, rank=0, world=1):
         return evaluate(model, getattr(self.data, part), self.info, self.config.batch_size, rank, world)
+
+    def curves(self, result):
+        classes = self.info.classes
+        recall = result.recall(len(classes)) if len(classes) <= _MOST_CURVES else []
+        return {f"recall/{name}": float(value) for name, value in zip(classes, recall) if not np.isnan(value)}
 
     def batch_pictures(self, batch):
         images = batch[0][:32]  # [32, C, H, W]
@@ -120,8 +168,9 @@ class Classification(Task):
         return steps
 
     def examine(self):
-        return examine(self.data)
+        return examine(self.data, self.config)
 
     def observe(self, result):
-        """验证集上各类各预测了多少张。"""
-        return {"predicted": np.bincount(result.classes[:, 0], minlength=len(self.info.classes)).tolist()}
+        """验证集上各类各预测了多少张,对了多少张。"""
+        confusion = result.confusion(len(self.info.classes))  # [K, K]
+        return {"predicted": confusion.sum(axis=0).tolist(), "right": confusion.diagonal().tolist()}

@@ -12,6 +12,7 @@ from paddle import nn
 from ..checks import as_pair
 from ..data.info import DataInfo
 from ..errors import UserError
+from .classification import label_loss
 
 __all__ = ["Distillation", "distillation_loss", "teacher_input"]
 
@@ -72,6 +73,7 @@ class Distillation:
         info (DataInfo): 学生的。
         kind (str), temperature (float): 见 ``distillation_loss``。
         alpha (float): 老师那一项的份额,0–1。
+        weights (Tensor | None): 标签那一项里各类的权重,见 ``label_loss``。
 
     Raises:
         UserError: 老师的类别或通道数与学生的不同。
@@ -85,6 +87,7 @@ class Distillation:
         kind: str = "hard",
         alpha: float = 0.5,
         temperature: float = 3.0,
+        weights: paddle.Tensor | None = None,
     ):
         if teacher_info.classes != info.classes:
             raise UserError(
@@ -97,7 +100,7 @@ class Distillation:
                 "folder 的图片可以用 --grayscale 读成 1 个通道。"
             )
         self.teacher, self.teacher_info, self.info = teacher, teacher_info, info
-        self.kind, self.alpha, self.temperature = kind, alpha, temperature
+        self.kind, self.alpha, self.temperature, self.weights = kind, alpha, temperature, weights
         teacher.eval()
         for parameter in teacher.parameters():
             parameter.stop_gradient = True
@@ -122,9 +125,9 @@ class Distillation:
         else:
             logits, for_teacher = model.forward_heads(images)  # 各 [B, K]
             prediction = (logits + for_teacher) / 2
-        label_loss = F.cross_entropy(logits.astype("float32"), targets, soft_label=True)
+        by_labels = label_loss(logits, targets, self.weights)
         teacher_loss = distillation_loss(for_teacher.astype("float32"), taught, self.kind, self.temperature)
-        return prediction, (1 - self.alpha) * label_loss + self.alpha * teacher_loss
+        return prediction, (1 - self.alpha) * by_labels + self.alpha * teacher_loss
 
 
 def _shown(classes):

@@ -35,8 +35,8 @@ class Evaluation:
 
     @property
     def measures(self) -> dict[str, float]:
-        """各种指标(字典):loss、top1、top5。"""
-        return {"loss": self.loss, "top1": self.top1, "top5": self.top5}
+        """各种指标(字典):loss、top1、top5、balanced_top1。"""
+        return {"loss": self.loss, "top1": self.top1, "top5": self.top5, "balanced_top1": self.balanced_top1}
 
     @property
     def loss(self) -> float:
@@ -52,6 +52,17 @@ class Evaluation:
     def top5(self) -> float:
         """前五名(类别不足五个时是全部)里有真实类别的比例,0–1。"""
         return float((self.classes == self.labels[:, None]).any(axis=1).mean())
+
+    @property
+    def balanced_top1(self) -> float:
+        """平衡正确率(balanced accuracy):各类召回率的平均,0–1;每一类一样重,不管它有几张。"""
+        return float(np.nanmean(self.recall(int(self.labels.max()) + 1)))
+
+    def recall(self, num_classes: int) -> np.ndarray:
+        """各类的召回率(recall):这一类的图像对了几成,[K];没有图像的类是 NaN。"""
+        totals = np.bincount(self.labels, minlength=num_classes)  # [K]
+        right = np.bincount(self.labels[self.classes[:, 0] == self.labels], minlength=num_classes)  # [K]
+        return np.where(totals, right / np.maximum(totals, 1), np.nan)
 
     def confusion(self, num_classes: int) -> np.ndarray:
         """混淆矩阵,int [K, K],行是真实类别,列是预测类别。"""

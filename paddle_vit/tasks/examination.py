@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..config import Config
+from ..data.batches import first_pixels
 from ..data.parts import Data
 
 __all__ = ["examine", "neighbour_top1"]
@@ -11,8 +13,8 @@ __all__ = ["examine", "neighbour_top1"]
 SAMPLE = 256  # 抽查这么多张训练图像:近邻正确率的标准误不到 3 个百分点,读它们的时间只是一轮的零头
 
 
-def examine(data: Data) -> dict:
-    """抽查训练图像(未增强、未归一化)和两部分的标签;结果记进 health.json。"""
+def examine(data: Data, config: Config) -> dict:
+    """抽查训练图像(未增强、未归一化)、最先用到的两批和两部分的标签;结果记进 health.json。"""
     num_classes = len(data.info.classes)
     counts = {
         name: np.bincount(part.labels, minlength=num_classes).tolist()
@@ -33,7 +35,11 @@ def examine(data: Data) -> dict:
         "neighbour_top1": neighbour_top1(images, labels),
         "chance": float((shares**2).sum()),
     }
-    return {"labels": counts, "sample": sample}
+    expected = {
+        part: {"mean": pixels.mean(axis=(0, 2, 3)).tolist(), "std": pixels.std(axis=(0, 2, 3)).tolist()}
+        for part, pixels in first_pixels(data, config).items()
+    }
+    return {"labels": counts, "sample": sample, "expected": expected}
 
 
 def _thinned(images):

@@ -69,7 +69,8 @@ class Task:
 
     Attributes:
         measures (dict): 除 ``loss`` 以外的指标,名字 -> ``Measure``;``loss`` 方法要给出其中每一个。
-        best (str): 验证集上凭哪个指标选最好的一轮,``'loss'`` 或 ``measures`` 里的一个。
+        evaluated (dict): 只在评估时量的指标,名字 -> ``Measure``;``evaluate`` 的结果里要有它们。
+        best (str): 验证集上凭哪个指标选最好的一轮,``'loss'``,或 ``measures``、``evaluated`` 里的一个。
 
     Args:
         data (Data): 数据集的三个部分。
@@ -77,6 +78,7 @@ class Task:
     """
 
     measures: ClassVar[dict[str, Measure]] = {}
+    evaluated: ClassVar[dict[str, Measure]] = {}
     best = "loss"
 
     def __init__(self, data: Data, config: Config):
@@ -111,6 +113,10 @@ class Task:
     def batch_pictures(self, batch: Sequence[np.ndarray]) -> list[Picture]:
         """一批训练数据的样子。"""
         return []
+
+    def curves(self, result: Result) -> dict[str, float]:
+        """验证之后,各个指标以外另写的曲线:标签 -> 数。"""
+        return {}
 
     def pictures(self, model: nn.Layer, result: Result, part: str, title: str) -> list[Picture]:
         """评估之后画的图。
@@ -189,12 +195,17 @@ class Task:
 
     def is_better(self, new: float, old: float) -> bool:
         """新的不比旧的差;相同时取较晚的一轮,那时学习率已经降下来,更稳。"""
-        return new >= old if self.all_measures()[self.best].higher_is_better else new <= old
+        return new >= old if self.evaluated_measures()[self.best].higher_is_better else new <= old
 
     @classmethod
     def all_measures(cls) -> dict[str, Measure]:
-        """全部指标,``loss`` 在最前。"""
+        """训练和评估都量的指标,``loss`` 在最前。"""
         return {"loss": Measure("loss", ".4f", higher_is_better=False), **cls.measures}
+
+    @classmethod
+    def evaluated_measures(cls) -> dict[str, Measure]:
+        """评估量的全部指标,``loss`` 在最前。"""
+        return {**cls.all_measures(), **cls.evaluated}
 
     @classmethod
     def show(cls, values: dict[str, float]) -> str:

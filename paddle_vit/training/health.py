@@ -26,11 +26,13 @@ _PARTS = {
         **dict(neighbour_top1=float, chance=float),
     },
     "labels": dict(train=[int], val=[int]),
+    "expected": {None: dict(mean=[float], std=[float])},
     "seen": {None: dict(mean=[float], std=[float], are_probabilities=bool)},
     "first_steps": {"from": int, "loss": [float], "grad_norm": [float]},
     "parameters": {None: dict(trainable=bool, grad=(int, float, type(None)), change=float)},
     "updates": [dict(step=int, lr=float, ratio=float)],
     "predicted": [int],
+    "right": [int],
     "stopped": dict(epoch=int, step=int, loss=str, grad_norm=str, lr=float, inputs_finite=bool, recent=[[float]]),
 }
 

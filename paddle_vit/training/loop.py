@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from pathlib import Path
@@ -24,10 +23,11 @@ from ..system.runtime import autocast, seed_step
 from ..tasks.task import Result, Task
 from ..weights.checkpoint import load_weights_into
 from .health import Health, NoHealth, NotFinite, check_finite
-from .optimizer import Ema, choose_trained, learning_rate, make_optimizer
-from .progress import Progress, Step, is_now_and_then
+from .optimizer import Ema, choose_trained, make_optimizer
+from .progress import Progress, Step
 from .results import save_best, save_summary
 from .resume import read_checkpoint, write_checkpoint
+from .schedule import Schedule
 from .update import clip_gradients
 
 __all__ = ["Trainer", "fit"]
@@ -58,6 +58,7 @@ class Trainer:
         self.ema = Ema(model, config.ema)
         self.progress = Progress()
         self.steps_per_epoch = task.steps_per_epoch(world)
+        self.schedule = Schedule(self)
         self.health = NoHealth() if rank else Health(self.directory)
 
     # ---- 一步 ----
@@ -92,8 +93,7 @@ class Trainer:
 
     def _update(self, lr):
         p = self.progress
-        first, last = p.epoch == 0 and p.step < 2, p.step == self.steps_per_epoch - 1
-        measured = first or (last and is_now_and_then(p.epoch, self.config.epochs))  # 每步都量会慢几个百分点
+        measured = self.schedule.is_measured()
         if measured:
             self.health.before_update(self.model)
         self.optimizer.set_lr(lr)
@@ -111,57 +111,56 @@ class Trainer:
         p, config, task = self.progress, self.config, self.task
         self.model.train()
         batches = one_ahead(task.batches(p.epoch, p.step, self.rank, self.world))
-        before, last_save = dataclasses.replace(p), time.monotonic()
-        started = asked = last_save
-        while p.step < self.steps_per_epoch:
+        count, started = p.count, time.monotonic()
+        asked = last_save = started
+        while p.step < self.schedule.steps_this_epoch:
             batch = next(batches)
             ready = time.monotonic()
             seed_step(config.seed, p.epoch, p.step, self.rank)
             global_step = p.epoch * self.steps_per_epoch + p.step
-            if p.step == 0 and is_now_and_then(p.epoch, config.epochs):
+            if p.step == 0 and self.schedule.is_now_and_then():
                 log.pictures(task.batch_pictures(batch), p.epoch + 1)
-            lr = learning_rate(global_step, config, self.steps_per_epoch)
+            lr = self.schedule.rate(global_step)
             late = ready - last_save > config.checkpoint_minutes * 60
             step = self.train_step(batch, lr, interrupted(), late)
             p.add(step)
             self.health.step(global_step, step.loss, step.grad_norm)
             now = time.monotonic()
-            p.epoch_seconds = before.epoch_seconds + now - started
-            p.seconds = before.seconds + now - started
-            p.wait_seconds += ready - asked
+            p.spend(now - asked, ready - asked)
+            self.schedule.after_step(now - asked, log)
             asked = now
-            speed = (p.count - before.count) / (now - started)
-            log.step(self, step, lr, speed)
+            log.step(self, step, lr, (p.count - count) / (now - started))
             if self._must_stop(step.stop, interrupted):
                 self.save(log)
                 raise KeyboardInterrupt
-            if step.save and p.step < self.steps_per_epoch:
+            if step.save and p.step < self.schedule.steps_this_epoch:
                 self.save(log)
                 last_save = now
 
     def _must_stop(self, stop, interrupted):
         if self.world == 1:
             return stop or interrupted()
-        if self.progress.step == self.steps_per_epoch:  # 最后一步之后没有下一步来传话
+        if self.progress.step == self.schedule.steps_this_epoch:  # 最后一步之后没有下一步来传话
             (stop,) = sum_over_processes([float(interrupted())])
         return bool(stop)
 
     def validate(self, log) -> Result:
         """用 EMA 的权重评估验证集;不比以往差就存为最好的。隔一阵子画图。"""
-        p, config = self.progress, self.config
+        p = self.progress
         started = time.monotonic()
         with self.ema.applied():
             result = self.evaluate("val")
+            evaluated = time.monotonic()
             self.keep_best(result)
-            least = math.ceil(PICTURE_STEPS / self.steps_per_epoch)
-            if self.rank == 0 and is_now_and_then(p.epoch, config.epochs, least):
+            if self.rank == 0 and self.schedule.is_now_and_then(PICTURE_STEPS):
                 log.pictures(self.task.pictures(self.model, result, "val", f"第 {p.epoch + 1} 轮"), p.epoch + 1)
         self.health.observe(self.task.observe(result))
-        if is_now_and_then(p.epoch, config.epochs):
-            weights = ((name, value.numpy()) for name, value in self.model.named_parameters() if value.ndim > 1)
-            log.histograms(weights, p.epoch + 1)
+        if self.schedule.is_now_and_then():
+            log.histograms(self.model, p.epoch + 1)
             self.health.write()
-        p.seconds += time.monotonic() - started
+        ended = time.monotonic()
+        p.seconds += ended - started
+        self.schedule.after_epoch(evaluated - started, ended - evaluated, log)
         return result
 
     def evaluate(self, part: str) -> Result:
@@ -174,7 +173,7 @@ class Trainer:
         p, name = self.progress, self.task.best
         if p.best_epoch and not self.task.is_better(result.measures[name], p.best[name]):
             return
-        p.best_epoch, p.best = p.epoch + 1, dict(result.measures)
+        p.remember_best(result.measures, name)
         if self.rank == 0:
             save_best(self)
 
@@ -219,7 +218,7 @@ def fit(
     log = make_log(trainer.steps_per_epoch, position)
     try:
         log.start(trainer, position is not None)
-        while trainer.progress.epoch < config.epochs:
+        while not trainer.schedule.is_over:
             with deferred_interrupt() as interrupted:
                 trainer.train_epoch(log, interrupted)
             result = trainer.validate(log)
@@ -238,6 +237,7 @@ def fit(
 def _finish(trainer, log):
     """用验证集上最好的权重在测试集上评估一次。"""
     p = trainer.progress
+    trainer.health.write()
     if trainer.rank == 0:
         load_weights_into(trainer.model, trainer.directory / BEST)
     if trainer.world > 1:

@@ -25,9 +25,16 @@ __all__ = [
 ]
 
 
-def learning_rate(step: int, config: Config, steps_per_epoch: int) -> float:
-    """第 step 步(从 0 起)的学习率:线性预热到 lr,再余弦退火(arXiv 1608.03983)到 min_lr。"""
-    total = config.epochs * steps_per_epoch
+def learning_rate(
+    step: int, config: Config, steps_per_epoch: int, first_step: int = 0, total_steps: int | None = None
+) -> float:
+    """第 step 步(从 0 起)的学习率:线性预热到 lr,再余弦退火(arXiv 1608.03983)到 min_lr。
+
+    Args:
+        first_step (int): 接着训练的运行从这一步起重新预热到 lr、再退火。
+        total_steps (int | None): 在这一步退火到底;``None`` 是训练满 epochs 轮。
+    """
+    step, total = step - first_step, (total_steps or config.epochs * steps_per_epoch) - first_step
     warmup = min(round(config.warmup_epochs * steps_per_epoch), total // 2)
     if step < warmup:
         return config.lr * (step + 1) / warmup

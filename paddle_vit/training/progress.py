@@ -35,6 +35,9 @@ class Progress:
         seconds (float): 全程用时(秒),含评估。
         best_epoch (int): 最好的一轮,从 1 起;0 表示还没有。
         best (dict): 最好的一轮的验证指标。
+        improved_epoch (int): 验证结果最近一次比以往都好是哪一轮,从 1 起;与以往最好的相同的不算。
+        first_epoch (int), first_seconds (float): 学习率的计划从哪一轮(从 0 起)、哪一刻开始;接着训练的运行不是 0。
+        total_steps (int): 限时的训练定下的总步数;0 表示没有限时,或还没有定。
     """
 
     epoch: int = 0
@@ -49,11 +52,15 @@ class Progress:
     seconds: float = 0.0
     best_epoch: int = 0
     best: dict = dataclasses.field(default_factory=dict)
+    improved_epoch: int = 0
+    first_epoch: int = 0
+    first_seconds: float = 0.0
+    total_steps: int = 0
 
     def start_epoch(self, epoch: int) -> None:
         """开始第 epoch 轮:这一轮的各个总和归零,全程的留着。"""
-        kept = {name: getattr(self, name) for name in ("seconds", "best_epoch", "best")}
-        self.__dict__.update(dataclasses.asdict(Progress(epoch=epoch, **kept)))
+        kept = "seconds best_epoch best improved_epoch first_epoch first_seconds total_steps".split()
+        self.__dict__.update(dataclasses.asdict(Progress(epoch=epoch, **{name: getattr(self, name) for name in kept})))
 
     def add(self, step: Step) -> None:
         """计入一步。"""
@@ -64,6 +71,18 @@ class Progress:
         if math.isfinite(step.grad_norm):  # float16 偶尔溢出,那一步不更新,也不算
             self.grad_norm_sum += step.grad_norm
             self.grad_norm_max = max(self.grad_norm_max, step.grad_norm)
+
+    def remember_best(self, measures: dict, name: str) -> None:
+        """验证结果不比以往差:记下这一轮;name 是凭哪个指标选的。"""
+        if not self.best_epoch or measures[name] != self.best[name]:
+            self.improved_epoch = self.epoch + 1
+        self.best_epoch, self.best = self.epoch + 1, dict(measures)
+
+    def spend(self, seconds: float, waited: float) -> None:
+        """计入一步的用时,和其中等数据的时间,秒。"""
+        self.seconds += seconds
+        self.epoch_seconds += seconds
+        self.wait_seconds += waited
 
     @property
     def means(self) -> dict[str, float]:

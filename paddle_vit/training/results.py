@@ -64,7 +64,7 @@ def save_summary(trainer, result: Result) -> dict:
         **{f"test_{name}": value for name, value in result.measures.items()},
         **{f"val_{name}": value for name, value in p.best.items()},
         "best_epoch": p.best_epoch,
-        "epochs": config.epochs,
+        "epochs": p.epoch,
         "seconds": round(p.seconds, 2),
         "parameters": count_parameters(trainer.model),
         "task": config.task,

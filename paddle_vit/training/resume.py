@@ -8,16 +8,17 @@ from pathlib import Path
 import numpy as np
 import paddle
 
-from ..config import result_settings
+from ..config import all_settings, result_settings
 from ..errors import UserError
 from ..system.files import matches
 from ..weights.checkpoint import differences, read_state, write_state
 from .progress import Progress
 
-__all__ = ["read_checkpoint", "write_checkpoint"]
+__all__ = ["check_progress", "read_checkpoint", "write_checkpoint"]
 
 _METADATA = {"progress": dict, "ema_updates": int, "scaler": dict, "log": (dict, type(None)), "config": dict}
 _KINDS: dict = {"int": int, "float": float, "dict": {None: float}}
+_ADDED = {"improved_epoch", "first_epoch", "first_seconds", "total_steps"}  # 0.1.0 的检查点里还没有
 _PROGRESS = {field.name: _KINDS[field.type] for field in dataclasses.fields(Progress)}  # 见 files.matches
 
 
@@ -88,25 +89,44 @@ def read_checkpoint(path: Path, trainer) -> dict | None:
     return metadata["log"]
 
 
+def check_progress(path: Path, metadata: dict) -> dict:
+    """检查点里的进度(字典);较早的版本没有存的项补上。
+
+    Raises:
+        UserError: 它不是进度应有的样子。
+    """
+    if matches(metadata, _METADATA):
+        progress = {**dict.fromkeys(_ADDED, 0), **metadata["progress"]}
+        if matches(progress, _PROGRESS) and progress.keys() == _PROGRESS.keys():
+            return progress
+    raise _not_of_this_run(path, "训练的进度")
+
+
+def _not_of_this_run(path, details):
+    return UserError(f"{path} 与这个运行对不上({details}):它可能被改过,请换一个备份,或用 --output 开一个新的运行。")
+
+
 def _check(path, trainer, parts, metadata):
     """检查点与这个运行对不上时抛出 ``UserError``;校验和只防意外的损坏,改过的文件也可以有对的校验和。"""
     before = metadata["config"] if matches(metadata, {"config": dict}) else {}
-    for name, now in result_settings(trainer.config).items():
+    settings = result_settings(trainer.config)
+    for name, now in settings.items():
         if name in before and before[name] != now:
             raise UserError(
                 f"config.yaml 里的 {name} 是 {now},检查点里是 {before[name]}:"
                 "续训要沿用原来的设置,请改回来,或用 --output 开一个新的运行。"
             )
-    good = matches(metadata, _METADATA) and before.keys() == result_settings(trainer.config).keys()
-    good = good and matches(metadata["progress"], _PROGRESS) and metadata["progress"].keys() == _PROGRESS.keys()
+    # 存它的版本也许还没有某个设置:现在用的是默认值就行
+    defaults = {setting.name: setting.default for setting in all_settings()}
+    missing = settings.keys() - before.keys()
+    if not before.keys() <= settings.keys() or not all(settings[name] == defaults[name] for name in missing):
+        raise _not_of_this_run(path, "设置")
+    check_progress(path, metadata)
     shapes = {name: tuple(value.shape) for name, value in trainer.model.state_dict().items()}
     details = differences(trainer.model.state_dict(), parts["model"]) or differences(trainer.ema.averages, parts["ema"])
     for key, value in parts["optimizer"].items():
         name = key.rpartition("/")[0]
         if name not in shapes or value.shape not in (shapes[name], (1,), ()):
             details = details or f"优化器的状态 {key}"
-    if len(parts) > 3 or details or not good:
-        raise UserError(
-            f"{path} 与这个运行对不上({details or '训练的进度'}):它可能被改过,"
-            "请换一个备份,或用 --output 开一个新的运行。"
-        )
+    if len(parts) > 3 or details:
+        raise _not_of_this_run(path, details or "多出来的张量")

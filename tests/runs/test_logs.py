@@ -9,6 +9,7 @@ import pytest
 from paddle.utils import unique_name
 from PIL import Image
 from support.results import read_metrics, read_scalars
+from support.toys import ToyData
 
 from paddle_vit import create_model
 from paddle_vit.config import make_config
@@ -17,7 +18,7 @@ from paddle_vit.data.parts import Data
 from paddle_vit.runs.logs import NoLog, RunLog
 from paddle_vit.system.pictures import confusion_figure, draw, image_grid, mistakes_figure
 from paddle_vit.tasks.classification import Classification
-from paddle_vit.tasks.task import Result
+from paddle_vit.tasks.evaluation import Evaluation
 from paddle_vit.training.loop import Trainer
 from paddle_vit.training.progress import Progress, Step
 
@@ -28,11 +29,14 @@ def trainer(epoch, step=STEPS):
     """训练到第 epoch 轮(从 0 起)第 step 步的样子。"""
     progress = Progress(epoch, step, count=4, loss_sum=4.0, sums={"top1": 2.0}, epoch_seconds=0.4, wait_seconds=0.008)
     config = make_config({"epochs": 10})
-    return types.SimpleNamespace(progress=progress, task=Classification, config=config, steps_per_epoch=STEPS)
+    made = dict(progress=progress, task=Classification(ToyData, config), config=config, steps_per_epoch=STEPS)
+    return types.SimpleNamespace(**made, schedule=types.SimpleNamespace(rate=lambda step: 0.1))
 
 
 def validated(loss=2.0):
-    return Result({"loss": loss, "top1": 0.25, "top5": 1.0})
+    """四张,三类,对了一张。"""
+    classes = np.array([[0, 1], [0, 1], [1, 0], [1, 0]])
+    return Evaluation(np.array([0, 1, 2, 2]), np.full(4, loss), classes, np.full((4, 2), 0.5))
 
 
 def one_step(loss):
@@ -48,6 +52,8 @@ def test_nothing_is_lost_without_close(tmp_path):
     assert read_scalars(tmp_path, "loss/train_step") == [(step, step / 2) for step in range(50)]
     assert read_scalars(tmp_path, "loss/val") == [(1, 2.0)]
     assert read_scalars(tmp_path, "top1/train") == [(1, 0.5)]
+    assert read_scalars(tmp_path, "balanced_top1/val") == [(1, pytest.approx(1 / 3))]
+    assert [read_scalars(tmp_path, f"recall/{name}") for name in "abc"] == [[(1, 1.0)], [(1, 0.0)], [(1, 0.0)]]
     (line,) = read_metrics(tmp_path)
     assert [line[name] for name in ("epoch", "train_loss", "train_top1", "val_loss", "val_top1")] == [
         1,

@@ -3,15 +3,19 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
 from support.results import assert_same_end
 from support.running import TINY, assert_one_chinese_line, run_here, run_script
 
-from paddle_vit import UserError
+from paddle_vit import UserError, make_config
 from paddle_vit.deploy.predictor import Predictor
+from paddle_vit.runs import train as train_module
+from paddle_vit.runs import visualdl_file
 from paddle_vit.runs.loading import load_model, load_run
+from paddle_vit.runs.train import train
 from paddle_vit.weights.checkpoint import read_model, save_model
 
 # 像在笔记本里那样训练:没有脚本,一次调用
@@ -60,6 +64,70 @@ def test_one_call_does_not_start_other_processes(tmp_path):
     done = train_in_one_call(*TINY, "--processes", "2", "--output", tmp_path / "run", "none.png")
     assert done.returncode == 2 and not (tmp_path / "run").exists()
     assert "processes=2" in done.stderr and "scripts/train.py" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_two_trainings_in_two_threads(monkeypatch):
+    """第二个马上得到一行说明;第一个完了(即使是出错)又可以训练。"""
+    begun, go_on, ended = threading.Event(), threading.Event(), []
+
+    def slow(config, model, task):
+        begun.set()
+        assert go_on.wait(60)
+        raise UserError("第一个出错")
+
+    monkeypatch.setattr(train_module, "_train", slow)
+
+    def first():
+        with pytest.raises(UserError, match="第一个出错"):
+            train(make_config({}))
+        ended.append(True)
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    assert begun.wait(60)
+    for _ in range(2):
+        with pytest.raises(UserError, match="一个进程一次只能训练一个"):
+            train(make_config({}))
+    go_on.set()
+    thread.join(60)
+    assert ended == [True]
+    monkeypatch.setattr(train_module, "_train", lambda *others: "trained")
+    assert train(make_config({})) == train(make_config({})) == "trained"
+
+
+def test_a_training_within_a_training_is_refused(monkeypatch):
+    monkeypatch.setattr(train_module, "_train", lambda config, model, task: train(config))
+    with pytest.raises(UserError, match="一个进程一次只能训练一个"):
+        train(make_config({}))
+
+
+@pytest.mark.parametrize("home", ["/dev/null/none", ""])
+def test_a_home_that_cannot_be_written(tmp_path, home):
+    done = run_script("train", *TINY, "--epochs", "1", "--output", tmp_path / "run", env={"HOME": home}, check=0)
+    assert "Traceback" not in done.stderr and "MPLCONFIGDIR" not in done.stderr
+    assert (tmp_path / "run" / "summary.json").exists()
+
+
+def test_visualdl_leaves_nothing_in_the_home(tmp_path):
+    program = "import os; from paddle_vit.runs.visualdl_file import import_visualdl; import_visualdl(); "
+    program += "import visualdl; print(os.environ['HOME'])"
+    (tmp_path / "home").mkdir()
+    environ = {**os.environ, "HOME": str(tmp_path / "home")}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environ, timeout=300)
+    assert done.stdout.strip() == str(tmp_path / "home"), done.stderr
+    assert not (tmp_path / "home" / ".visualdl").exists()
+
+
+def test_no_place_for_visualdl_is_one_line(monkeypatch):
+    def none():
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr(visualdl_file.tempfile, "TemporaryDirectory", none)
+    monkeypatch.delitem(sys.modules, "visualdl", raising=False)
+    home = os.environ.get("HOME")
+    with pytest.raises(UserError, match="TMPDIR"):
+        visualdl_file.import_visualdl()
+    assert os.environ.get("HOME") == home
 
 
 def test_summary_of_a_loaded_run(tiny_run, tmp_path):

@@ -1,12 +1,24 @@
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import urllib.request
 from pathlib import Path
 
 import pytest
-from support.running import ROOT, address_of, assert_one_chinese_line, free_port, run_here, run_script
+from support.running import (
+    ROOT,
+    address_of,
+    assert_one_chinese_line,
+    finish,
+    free_port,
+    run_here,
+    run_script,
+    script,
+    start,
+)
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +102,32 @@ def test_exports_are_not_listed_as_graphs(board, shown):
         runs = json.loads(answer.read())["data"]
     shutil.rmtree(export)
     assert [Path(run).name for run in runs] == [shown.name]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_stopping_it_is_silent(shown, number):
+    """关掉终端:不打印 Paddle 的 C++ 调用栈。看过没有数据的页面,日志里也没有 Internal server error。"""
+    process = start([sys.executable, script("board"), shown.parent, "--port", free_port()])
+    address = address_of(process)
+    for page in ("embedding/list", "text/tags", "hparams/importance", "hparams/list", "components", "scalar/tags"):
+        with urllib.request.urlopen(f"{address}/app/api/{page}", timeout=30) as answer:
+            assert json.loads(answer.read())["status"] == 0
+    out, errors = finish(process, number)
+    assert process.returncode == -number and out == errors == ""
+
+
+@pytest.mark.parametrize("home", ["/dev/null/none", ""])
+def test_a_home_that_cannot_be_written(shown, home):
+    process = start(
+        [sys.executable, script("board"), shown.parent, "--port", free_port()], env={**os.environ, "HOME": home}
+    )
+    with urllib.request.urlopen(f"{address_of(process)}/app/", timeout=30) as answer:
+        assert answer.status == 200
+    assert finish(process, signal.SIGTERM) == ("", "")
+
+
+def test_a_record_file_stands_for_its_run(shown, busy_port):
+    assert_one_chinese_line(run_here("board", shown / "vdlrecords.log", "--port", busy_port), busy_port)
 
 
 def test_errors(tmp_path, shown, busy_port):

@@ -34,6 +34,7 @@ from paddle_vit.system.runtime import seed_everything
 from paddle_vit.tasks.classification import Classification
 from paddle_vit.tasks.examination import neighbour_top1
 from paddle_vit.training import loop as training
+from paddle_vit.training import schedule
 from paddle_vit.training.health import Health, NoHealth
 from paddle_vit.training.loop import fit
 from paddle_vit.weights import save_report
@@ -51,7 +52,7 @@ class QuickLog(RunLog):
     def pictures(self, pictures, epoch):
         pass
 
-    def histograms(self, named_arrays, epoch):
+    def histograms(self, model, epoch):
         pass
 
 
@@ -267,11 +268,9 @@ def test_normalization(tmp_path, monkeypatch, fault, expected, places):
 @pytest.mark.slow
 def test_diverging(tmp_path, monkeypatch):
     """学习率计划写错了:第四轮起大了一千倍。"""
-    correct = training.learning_rate
+    correct = schedule.learning_rate
     monkeypatch.setattr(
-        training,
-        "learning_rate",
-        lambda step, config, steps: correct(step, config, steps) * (1000 if step > 120 else 1),
+        schedule, "learning_rate", lambda step, *others: correct(step, *others) * (1000 if step > 120 else 1)
     )
     assert names(train(tmp_path / "run")) == ["发散(损失先降后升)"]
 
@@ -400,8 +399,11 @@ def healthy_records(epochs=10, **changes):
         "first_steps": {"from": 0, "loss": [2.45, 2.4, 2.35] * 10, "grad_norm": [1.5] * 30},
         "updates": [{"step": 0, "lr": 1e-5, "ratio": 4e-4}, {"step": 40, "lr": 1e-3, "ratio": 5e-3}],
         "predicted": [14] * K,
+        "right": [13] * K,
     }  # fmt: skip
-    health.update({name: changes.pop(name) for name in list(changes) if name in health or name == "stopped"})
+    health.update(
+        {name: changes.pop(name) for name in list(changes) if name in health or name in ("stopped", "expected")}
+    )
     counts = {"train": 1300, "val": 140, "test": 360}
     settings = {"epochs": epochs, "patch_size": 2, "batch_size": 32, **changes.pop("settings", {})}
     records = Run(
@@ -417,6 +419,10 @@ def healthy_records(epochs=10, **changes):
     return dataclasses.replace(records, **changes)
 
 
+SEEN = {"mean": [0.0], "std": [1.0], "are_probabilities": False}
+# 训练图像只有 13 张的一类,验证集里的 2 张从来没有被判对
+NEVER_SEEN = {"labels": {"train": [130] * 9 + [13], "val": [14] * 9 + [2]}, "right": [13] * 9 + [0],
+              "predicted": [14] * 9 + [0]}  # fmt: skip
 LN10 = [2.302] * 10
 CHANCE = {"val_top1": [0.1] * 10, "train_top1": [0.1] * 10, "train_loss": LN10, "val_loss": LN10}
 UPDATES = [{"step": 40, "lr": 1e-3, "ratio": 5e-3}]
@@ -443,6 +449,19 @@ def sample(**changes):
         ({"val_loss": [2.2, 2.1, 2.0, 1.9, 1.8, 1.7, 1.6, 1.5, 1.4, 1.3]}, ["轮数太少"]),
         ({"data_wait": [0.5] * 10}, ["读数据太慢"]),
         ({"data_wait": [0.9] + [0.01] * 9}, []),  # 第一轮里有起动的时间
+        (NEVER_SEEN, ["有的类从来没被预测"]),
+        ({**NEVER_SEEN, "labels": {"train": [130] * 10, "val": [14] * 10}}, ["有的类从来没被预测"]),  # 不是张数的缘故
+        ({**NEVER_SEEN, "labels": {"train": [130] * 9 + [13], "val": [14] * 10}, "right": [13] * 9 + [1],
+          "predicted": [15] * 9 + [5]}, ["有的类几乎认不出来"]),
+        ({"right": [13] * 9 + [5]}, []),  # 差一些,可是认得
+        ({**CHANCE, **NEVER_SEEN}, ["损失停在 ln(类别数)"]),  # 病因在前
+        ({"labels": {"train": [130] * 9 + [60], "val": [14] * 9 + [1]}, "right": [13] * 9 + [0],
+          "predicted": [14] * 9 + [1]}, []),  # 验证集里只有一张,错了不说明什么
+        ({"settings": {"crop_padding": 2}, "seen": {"train": {**SEEN, "std": [2.0]}}}, []),  # 旧的记录:没有可比的
+        ({"settings": {"mixup": 0.8}, "expected": {"train": {"mean": [0.3], "std": [0.2]}},
+          "seen": {"train": {**SEEN, "std": [0.2 / 0.375]}}}, []),  # 混合以后标准差小了
+        ({"expected": {"val": {"mean": [0.9], "std": [0.1]}}, "seen": {"val": {**SEEN, "mean": [0.9], "std": [0.1]}}},
+         ["没有归一化"]),  # 验证的图像比训练的亮
         ({"summary": None}, ["训练没有完成"]),
         ({"summary": None, "running": True}, []),
         ({**CHANCE, "summary": None, "data_wait": [0.5] * 10}, ["损失停在 ln(类别数)", "读数据太慢", "训练没有完成"]),
@@ -468,6 +487,83 @@ def sample(**changes):
 )  # fmt: skip
 def test_rules_on_records(changes, expected):
     assert [finding.name for finding in diagnose(healthy_records(**changes))[0]] == expected
+
+
+def outlined(part):
+    """白底上细细的暗线。"""
+    images = part.images.astype(int)
+    return ArrayPart(np.where(images > 200, 0, 255).astype("uint8"), part.labels)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--crop-padding", 1],
+        ["--crop-padding", 2, "--mixup", 0.8, "--random-erasing", 0.9],
+        ["--rand-augment", 2, "--cutmix", 1],
+    ],
+    ids=str,
+)
+def test_dark_lines_on_white_are_not_normalized_twice(tmp_path, options):
+    """补的零是黑的,增强过的图像与没有增强的相差很大。"""
+    change = lambda data: with_parts(data, **{name: outlined(getattr(data, name)) for name in ("train", "val", "test")})
+    options = [*options, "--normalization", "half", "--epochs", 1, "--batch-size", 128]
+    found = diagnose(load_records(train(tmp_path / "run", *options, change_data=change)))[0]
+    assert not [finding for finding in found if "归一化" in finding.name]
+
+
+@pytest.mark.parametrize("fault, expected", [("missing", "没有归一化"), ("twice", "归一化做了两次")])
+def test_a_fault_is_seen_through_the_augmentation(tmp_path, monkeypatch, fault, expected):
+    correct = augment.normalize
+    wrong = (
+        (lambda images, mean, std: correct(images, [0], [1 / 255]))
+        if fault == "missing"
+        else (lambda images, mean, std: (correct(images, mean, std) - np.float32(mean)) / np.float32(std))
+    )
+    monkeypatch.setattr(augment, "normalize", wrong)
+    options = ["--crop-padding", 2, "--mixup", 0.8, "--normalization", "half", "--epochs", 1, "--batch-size", 128]
+    assert names(train(tmp_path / "run", *options))[:1] == [expected]
+
+
+def small_class(data):
+    """三类:两类 110 张,一类 11 张;验证集里 14、14、3 张。"""
+
+    def chosen(part, counts):
+        rows = np.concatenate([np.flatnonzero(part.labels == k)[:n] for k, n in enumerate(counts)])
+        return ArrayPart(part.images[rows], part.labels[rows])
+
+    data = with_parts(data, train=chosen(data.train, (110, 110, 11)), val=chosen(data.val, (14, 14, 3)),
+                      test=chosen(data.test, (30, 30, 3)))  # fmt: skip
+    return dataclasses.replace(data, info=dataclasses.replace(data.info, classes=("零", "一", "二")))
+
+
+def test_a_class_that_is_never_predicted(tmp_path):
+    """学的时间不够,少的一类从来没被预测:说出来,并说 --class-weights。"""
+    directory = train(tmp_path / "run", "--epochs", 8, "--lr", 0.001, "--batch-size", 16, change_data=small_class)
+    record = json.loads((directory / "health.json").read_text(encoding="utf-8"))
+    assert record["labels"]["val"] == [14, 14, 3] and record["predicted"][2] == record["right"][2] == 0
+    found = [finding for finding in diagnose(load_records(directory))[0] if "从来没被预测" in finding.name]
+    assert (
+        len(found) == 1 and "--class-weights balanced" in found[0].advice and "“二”3 张对了 0 张" in found[0].evidence
+    )
+
+
+@pytest.mark.parametrize(
+    "settings, train_images, expected, unexpected",
+    [
+        ({"dataset": "folder", "workers": 2}, 48, "缩小", "--workers"),  # 图片少,不起动读取进程
+        ({"dataset": "folder", "workers": 2}, 5000, "--workers 4", "--workers 8"),
+        ({"dataset": "folder", "workers": 4}, 5000, "缩小", "--workers"),  # 已经每个核一个
+        ({"dataset": "folder", "workers": 16}, 5000, "缩小", "--workers"),
+        ({"rand_augment": 2}, 5000, "--rand-augment", "--workers"),  # 在内存里
+    ],
+)
+def test_slow_reading_advises_what_helps(monkeypatch, settings, train_images, expected, unexpected):
+    monkeypatch.setattr("paddle_vit.study.doctor.others.usable_cores", lambda: 4)
+    records = healthy_records(data_wait=[0.5] * 10, settings={"patch_size": 4, **settings})
+    info = dataclasses.replace(records.info, counts={"train": train_images, "val": 140, "test": 360})
+    (finding,) = diagnose(dataclasses.replace(records, info=info))[0]
+    assert finding.name == "读数据太慢" and expected in finding.advice and unexpected not in finding.advice
 
 
 @pytest.mark.slow

@@ -46,12 +46,16 @@ def run_script(name, *args, check=None, timeout=PATIENCE, cwd=None, env=None):
     return done
 
 
-def run_here(name, *args):
-    """在本进程里运行脚本,快得多;只用于马上就出错、还没有开始计算的命令。"""
+def run_here(name, *args, streams=None):
+    """在本进程里运行脚本,快得多;只用于马上就出错、还没有开始计算的命令。
+
+    streams 是代替标准输出和标准错误的两个;不给时像终端那样,返回它们的内容。
+    """
     spec = importlib.util.spec_from_file_location(f"script_{name}", script(name))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    streams = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2)]
+    captured = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2)]
+    streams = streams or captured
     before, code = sys.argv, 0
     sys.argv = [str(script(name)), *map(str, args)]
     try:
@@ -61,7 +65,7 @@ def run_here(name, *args):
         code = end.code or 0
     finally:
         sys.argv = before
-    texts = [stream.buffer.getvalue().decode() for stream in streams]
+    texts = [stream.buffer.getvalue().decode() for stream in captured]
     return subprocess.CompletedProcess([name, *args], code, *texts)
 
 

@@ -1,6 +1,12 @@
+import contextlib
+import io
 import os
+import subprocess
+import sys
+import threading
 
 import pytest
+from support.running import PATIENCE, TINY, run_here, script
 
 from paddle_vit import UserError
 from paddle_vit.system import cli
@@ -84,3 +90,66 @@ def test_a_text_file_of_5_gigabytes(tmp_path):
         file.truncate(5 << 30)
     with pytest.raises(UserError, match="KB"):
         read_text(tmp_path / "config.json")
+
+
+class OutStream(io.StringIO):
+    """像笔记本里的 ``ipykernel.iostream.OutStream``:能写,没有 reconfigure,没有文件号。"""
+
+
+@pytest.mark.parametrize(
+    "name, args",
+    [
+        ("predict", ["none", "x.png"]),
+        ("train", ["--epochs", "-3"]),
+        ("doctor", ["none"]),
+        ("evaluate", ["none"]),
+        ("board", ["none"]),
+    ],
+)
+def test_scripts_in_a_notebook(name, args):
+    """``%run scripts/….py``:输出不是控制台。"""
+    out, errors = OutStream(), OutStream()
+    assert run_here(name, *args, streams=(out, errors)).returncode == 2
+    assert errors.getvalue().startswith("错误:") and errors.getvalue().count("\n") == 1 and out.getvalue() == ""
+
+
+def test_training_in_a_notebook(tmp_path):
+    out = OutStream()
+    done = run_here("train", *TINY, "--epochs", "1", "--output", tmp_path / "run", streams=(out, OutStream()))
+    assert done.returncode == 0 and "完成:测试 top-1" in out.getvalue()
+
+
+def test_a_broken_pipe_in_a_notebook():
+    def main():
+        raise BrokenPipeError
+
+    with contextlib.redirect_stdout(OutStream()), pytest.raises(SystemExit) as stopped:
+        cli.run_main(main)
+    assert stopped.value.code == 1
+
+
+def test_scripts_in_a_thread_of_a_notebook():
+    ended = []
+
+    def run():
+        with contextlib.suppress(SystemExit):
+            cli.run_main(lambda: ended.append(True))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(60)
+    assert ended == [True]
+
+
+def test_without_a_console(tmp_path):
+    """``pythonw``:sys.stdout 和 sys.stderr 是 None。"""
+    program = f"""
+import runpy, sys
+sys.stdout = sys.stderr = None
+sys.path.insert(0, {str(script("train").parent)!r})
+sys.argv = ["train.py", *{[*TINY, "--epochs", "1", "--output", str(tmp_path / "run")]!r}]
+runpy.run_path({str(script("train"))!r}, run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0 and done.stdout == done.stderr == ""
+    assert (tmp_path / "run" / "summary.json").exists()

@@ -95,7 +95,7 @@ def _no_progress(tensors, metadata):
 
 
 def _one_setting_less(tensors, metadata):
-    del metadata["config"]["train_only"]
+    del metadata["config"]["ema"]  # 不是默认值
 
 
 def _text_for_a_number(tensors, metadata):

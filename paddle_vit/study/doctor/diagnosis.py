@@ -22,7 +22,13 @@ from .failures import (
     check_too_few_steps,
     check_train_and_validation_disagree,
 )
-from .others import check_data_wait, check_overfitting, check_too_few_epochs, check_unfinished
+from .others import (
+    check_data_wait,
+    check_neglected_class,
+    check_overfitting,
+    check_too_few_epochs,
+    check_unfinished,
+)
 from .records import Finding, Run
 from .setup import (
     check_blank_images,
@@ -64,6 +70,7 @@ FAILURES = {
 
 
 CONSEQUENCES = {
+    check_neglected_class: ("各类认得怎样", ("labels", "predicted", "right")),
     check_overfitting: ("过拟合", ("metrics",)),
     check_too_few_epochs: ("轮数", ("metrics",)),
 }

@@ -6,11 +6,50 @@ import math
 
 import numpy as np
 
+from ...data.parts import FEW_IMAGES
 from ...system.files import quoted
+from ...system.processes import usable_cores
 from ...system.run_files import LAST
-from .records import Finding, Run
+from .records import Finding, Run, balancing_advice
 
-__all__ = ["check_data_wait", "check_overfitting", "check_too_few_epochs", "check_unfinished"]
+__all__ = [
+    "check_data_wait",
+    "check_neglected_class",
+    "check_overfitting",
+    "check_too_few_epochs",
+    "check_unfinished",
+]
+
+
+def check_neglected_class(run: Run) -> Finding | None:
+    """有的类几乎认不出来,而别的类学会了:多半是它的图像太少。"""
+    train, val = (np.array(run.health["labels"][part]) for part in ("train", "val"))
+    predicted, right = np.array(run.health["predicted"]), np.array(run.health["right"])
+    shown, top1 = np.maximum(val, 1), right.sum() / val.sum()
+    recall, few = right / shown, train * 3 <= train.mean()
+    # 对的不到总正确率的一半,而且比它低三个标准误以上(一类只有几张时,全错也可能是碰巧)
+    low = (
+        (few | (predicted == 0))
+        & (val > 0)
+        & (recall < top1 / 2)
+        & (top1 - recall >= 3 * np.sqrt(top1 * (1 - top1) / shown))
+    )
+    # 训练图像不到平均的三分之一,又一次也没有猜过它,就不用看是不是碰巧
+    low |= few & (predicted == 0) & (val > 1)
+    if not low.any():
+        return None
+    worst = int(np.lexsort((train, recall + ~low * 2.0))[0])
+    name = run.info.classes[worst]
+    others = f"(这样的类有 {low.sum()} 个)" if low.sum() > 1 else ""
+    return Finding(
+        "有的类从来没被预测" if predicted[worst] == 0 else "有的类几乎认不出来",
+        f"验证集里的“{name}”{val[worst]} 张对了 {right[worst]} 张,{predicted[worst]} 张被判成它{others};"
+        f"它的训练图像 {train[worst]} 张,最多的类 {train.max()} 张;总正确率 {top1:.1%} 看不出来",
+        "它的图像太少,总不猜它损失也不大。" if few[worst] else "它与别的类太像,或它的图像、标签有错。",
+        f"{balancing_advice(run)};看平衡正确率,不要只看 top-1。"
+        if few[worst]
+        else "看 confusion_val.png:它被判成了哪一类;核对这两类的图像和标签。",
+    )
 
 
 def check_overfitting(run: Run) -> Finding | None:
@@ -49,7 +88,8 @@ def check_too_few_epochs(run: Run) -> Finding | None:
         f"最后 {back} 轮里验证损失还从 {before:.2f} 降到 {after:.2f}({after / before - 1:.0%}),"
         f"验证正确率 {run.metrics[-1]['val_top1']:.1%}",
         "训练结束时模型还在明显变好,没有学完。",
-        f"--epochs {run.config.epochs * 3}(学习率按新的轮数退火,要重新训练,不是 --resume)。",
+        f"--resume {quoted(run.directory)} --epochs {run.config.epochs * 3}(接着训练),"
+        f"或从头训练 --epochs {run.config.epochs * 3}(学习率一次退火到底,多半更好)。",
     )
 
 
@@ -64,9 +104,22 @@ def check_data_wait(run: Run) -> Finding | None:
         "读数据太慢",
         f"{wait:.0%} 的时间在等数据,每秒 {speed:.0f} 张",
         "读图、解码、逐张增强的时间比训练还长,处理器算一会儿就要停下来等。",
-        f"--workers {max(4, 2 * run.config.workers)};事先把图片缩小到训练的大小;"
-        "减少逐张的增强(--rand-augment、--crop-scale);数据放在本机硬盘上。",
+        _faster_reading(run),
     )
+
+
+def _faster_reading(run):
+    """怎样读得快些;只说用得上的。"""
+    config, hints = run.config, []
+    from_files = config.dataset in ("folder", "flowers102")
+    used = from_files and run.info.counts["train"] >= FEW_IMAGES  # 图片少时不起动读取进程
+    if used and config.workers < usable_cores():
+        hints.append(f"--workers {usable_cores()}(这台机器的核数)")
+    if from_files:
+        hints += ["事先把图片缩小到训练的大小", "数据放在本机硬盘上"]
+    if config.rand_augment or config.crop_scale < 1:
+        hints.append("减少逐张的增强(--rand-augment、--crop-scale)")
+    return f"{';'.join(hints or ['看一看自己写的读数据的代码'])}。"
 
 
 def check_unfinished(run: Run) -> Finding | None:

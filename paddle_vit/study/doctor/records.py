@@ -18,7 +18,7 @@ from ...system.files import read_json
 from ...system.run_files import DATA, INIT, SUMMARY
 from ...training.health import load_health
 
-__all__ = ["Finding", "Run", "load_records"]
+__all__ = ["Finding", "Run", "balancing_advice", "load_records"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +113,13 @@ class Run:
         return self.is_chance(self.late("val_top1")) and not self.is_chance(0.9)
 
 
+def balancing_advice(run: Run) -> str:
+    """类别不平衡时可以试的;已经用着的不再说。"""
+    if run.config.class_weights == "balanced" or run.config.balanced_sampling:
+        return "已经在照顾少的类了,还要给它们补图像,或加强增强"
+    return "--class-weights balanced(少的类在损失里加重)和 --balanced-sampling(每轮各类抽一样多)各试一次;给少的类补图像"
+
+
 def load_records(directory: str | Path) -> Run:
     """读一个运行目录里的全部记录。
 
@@ -147,8 +154,10 @@ def _is_about(health, info):
     counts = [*health.get("labels", {}).values()] + ([health["predicted"]] if "predicted" in health else [])
     if not all(len(count) == len(info.classes) and min(count) >= 0 and sum(count) for count in counts):
         return False
+    if "right" in health and not (len(health["right"]) == len(info.classes) and min(health["right"]) >= 0):
+        return False
     sample, first = health.get("sample"), health.get("first_steps")
-    pictures = [*health.get("seen", {}).values()] + ([sample] if sample else [])
+    pictures = [*health.get("seen", {}).values(), *health.get("expected", {}).values()] + ([sample] if sample else [])
     if not all(len(picture[name]) == info.channels for picture in pictures for name in ("mean", "std")):
         return False
     if sample and not (sample["images"] > 0 and 0 <= sample["neighbour_top1"] <= 1 and 0 <= sample["chance"] <= 1):

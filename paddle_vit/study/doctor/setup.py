@@ -13,7 +13,7 @@ from ...family.models import is_head
 from ...runs.logs import load_metrics
 from ...system.files import first_few
 from ...system.run_files import DATA
-from .records import Finding, Run
+from .records import Finding, Run, balancing_advice
 
 __all__ = [
     "check_blank_images",
@@ -41,10 +41,12 @@ def check_blank_images(run: Run) -> Finding | None:
 
 
 def check_normalization(run: Run) -> Finding | None:
-    """归一化没做,或做了两次:把模型真正看到的均值、标准差,与几种做法应有的值相比,看最像哪一种。"""
+    """归一化没做,或做了两次:把模型真正看到的均值、标准差,与几种做法应有的值相比,看最像哪一种。
+
+    应有的值由同一批图像算出:训练的那一批同样地增强、混合过,只是没有归一化。
+    """
     sample, info = run.health["sample"], run.info
     mean, std = np.asarray(info.mean), np.asarray(info.std)  # 各 [C]
-    pixel_mean, pixel_std = np.asarray(sample["mean"]) / 255, np.asarray(sample["std"]) / 255  # 各 [C]
     if sample["dtype"].startswith("float") and (sample["min"] < 0 or sample["max"] <= 1):
         return Finding(
             "归一化做了两次",
@@ -53,18 +55,17 @@ def check_normalization(run: Run) -> Finding | None:
             "让数据集交出 0–255 的 uint8 像素,归一化只由 augment.normalize 做。",
             explains_failure=True,
         )
-    if not pixel_std.all():
-        return None
     once = lambda m, s: ((m - mean) / std, s / std)
-    expected = {
-        "right": once(pixel_mean, pixel_std),
-        "missing": (pixel_mean, pixel_std),
-        "missing, 0-255": (pixel_mean * 255, pixel_std * 255),
-        "twice": once(*once(pixel_mean, pixel_std)),
-    }
     for part, chinese in (("train", "训练"), ("val", "验证")):
-        if part not in run.health.get("seen", {}):
+        pixels = _pixels_before(run, part)
+        if pixels is None or part not in run.health.get("seen", {}):
             continue
+        expected = {
+            "right": once(*pixels),
+            "missing": pixels,
+            "missing, 0-255": (pixels[0] * 255, pixels[1] * 255),
+            "twice": once(*once(*pixels)),
+        }
         seen_mean, seen_std = (np.asarray(run.health["seen"][part][name]) for name in ("mean", "std"))
         # 与每种做法的距离:均值差几个标准差,加标准差之比的对数
         with np.errstate(all="ignore"):  # 输入里有 NaN 或无穷大时,距离也是 NaN
@@ -73,7 +74,7 @@ def check_normalization(run: Run) -> Finding | None:
                 for name, (m, s) in expected.items()
             }
         likely = min(distance, key=lambda name: distance[name])
-        # 增强(补零、擦除)和 mixup 会把标准差减小到七成多,距离不到 0.5;要比“正确”近一倍以上才算
+        # 几个进程一起训练、或一批分成几块时,看到的只是其中一份,距离不到 0.5;要比“正确”近一倍以上才算
         if likely == "right" or distance["right"] < 0.5 or distance[likely] > distance["right"] / 2:
             continue
         m, s = expected["right"]
@@ -98,6 +99,19 @@ def check_normalization(run: Run) -> Finding | None:
             explains_failure=True,
         )
     return None
+
+
+def _pixels_before(run, part):
+    """一部分的第一批图像归一化之前的均值和标准差(像素 0–1),各 [C];没有可比的是 ``None``。"""
+    record = run.health.get("expected", {}).get(part)
+    scale, config = 1, run.config
+    if record is None:  # 较早的记录里只有没有增强过的
+        augmented = config.crop_padding or config.crop_scale < 1 or config.rand_augment or config.random_erasing
+        if part == "train" and (augmented or config.mixup or config.cutmix):
+            return None
+        record, scale = run.health["sample"], 255
+    mean, std = (np.asarray(record[name]) / scale for name in ("mean", "std"))
+    return (mean, std) if std.all() else None
 
 
 def _numbers(values):
@@ -134,7 +148,7 @@ def check_labels(run: Run) -> Finding | None:
             f"训练图像最多的“{classes[most]}”有 {counts[most]} 张,最少的一类 {min(counts)} 张;"
             f"验证集 {sum(predicted)} 张里有 {predicted[most]} 张被判成“{classes[most]}”",
             "总猜最多的一类损失就不大,模型还没有学会区分。正确率看着不低,其实等于瞎猜。",
-            "给少的类补图像,或多抽几遍少的类;看混淆矩阵,不要只看正确率。",
+            f"{balancing_advice(run)};看混淆矩阵和平衡正确率,不要只看 top-1。",
             explains_failure=True,
         )
     return None
