@@ -5,7 +5,8 @@ import pytest
 import yaml
 
 from paddle_vit import UserError, ViT, create_model
-from paddle_vit.config import Config, all_settings, load_config, make_config, save_config
+from paddle_vit.config import Config, all_settings, make_config
+from paddle_vit.config_files import load_config, save_config
 from paddle_vit.data.info import DataInfo
 from paddle_vit.runs.command_line import RECIPES, parse_config
 

@@ -7,6 +7,7 @@ import types
 
 import paddle
 from paddle import Tensor, _C_ops
+from paddle.base.dygraph.base import in_sot_simulation_mode
 
 from .loading import load_kernels
 
@@ -17,7 +18,7 @@ _CPU = paddle.CPUPlace()
 
 def kernels_for(*tensors: Tensor) -> types.SimpleNamespace | None:
     """编译的内核;不是「动态图 + CPU + float32」、没有数据、或用不了内核时是 ``None``。"""
-    if not paddle.in_dynamic_mode() or 0 in tensors[0].shape:
+    if not paddle.in_dynamic_mode() or in_sot_simulation_mode() or 0 in tensors[0].shape:  # SOT 是 to_static 的一种
         return None
     float32 = paddle.float32
     for x in tensors:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from ..config import COMMAND_LINE, Config, load_config, make_config, option_of, tagged
+from ..config import COMMAND_LINE, Config, make_config, option_of, tagged
+from ..config_files import load_config
 from ..data.info import DataInfo, load_info
 from ..data.parts import Data, pixel_statistics
 from ..data.splits import KeptRun, load_pictures

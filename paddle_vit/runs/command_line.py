@@ -7,7 +7,8 @@ import os
 from argparse import SUPPRESS, BooleanOptionalAction
 from pathlib import Path
 
-from ..config import COMMAND_LINE, Config, all_settings, make_config, option_of, read_settings, tagged
+from ..config import COMMAND_LINE, Config, all_settings, make_config, option_of, tagged
+from ..config_files import read_settings
 from ..errors import UserError
 from ..family.models import full_name
 from ..system.cli import ArgumentParser

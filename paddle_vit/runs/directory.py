@@ -8,7 +8,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..config import Config, save_config
+from ..config import Config
+from ..config_files import save_config
 from ..data.info import check_same_data, save_info
 from ..data.parts import Data
 from ..data.splits import save_pictures

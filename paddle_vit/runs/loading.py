@@ -7,7 +7,8 @@ from pathlib import Path
 
 from paddle import nn
 
-from ..config import Config, load_config
+from ..config import Config
+from ..config_files import load_config
 from ..data.info import DataInfo, check_same_data, load_info, parse_info
 from ..data.parts import Data
 from ..data.sources import load_data, tell

@@ -13,7 +13,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ..config import load_config, make_config, result_settings, save_config
+from ..config import make_config, result_settings
+from ..config_files import load_config, save_config
 from ..errors import UserError
 from ..family.models import model_class, model_settings
 from ..runs.logs import load_metrics

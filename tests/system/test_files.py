@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from paddle_vit.config import load_config, make_config, save_config
+from paddle_vit.config import make_config
+from paddle_vit.config_files import load_config, save_config
 from paddle_vit.system.files import quoted
 
 ODD = ["a run", "my'run", 'a"b', "a$b", "a(1)", "a;b", "我的 运行", "*", ""]

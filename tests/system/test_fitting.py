@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from paddle_vit.config import load_config, make_config, save_config
+from paddle_vit.config import make_config
+from paddle_vit.config_files import load_config, save_config
 from paddle_vit.data.augment import random_resized_crop
 from paddle_vit.data.images import far_from_square, to_input
 from paddle_vit.data.info import DataInfo, load_info, save_info

@@ -14,7 +14,8 @@ from support.results import assert_same_end, final_state, read_metrics, read_sca
 from support.running import TINY, assert_one_chinese_line, finish, run_here, run_script, start_training, wait_for
 
 from paddle_vit import UserError
-from paddle_vit.config import load_config, make_config
+from paddle_vit.config import make_config
+from paddle_vit.config_files import load_config
 from paddle_vit.runs.command_line import parse_config
 from paddle_vit.runs.train import train
 from paddle_vit.training.optimizer import learning_rate

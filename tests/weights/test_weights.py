@@ -11,7 +11,8 @@ from support.results import assert_same_end
 from support.running import assert_one_chinese_line, finish, run_script, start_training, wait_for
 
 from paddle_vit import UserError, ViT
-from paddle_vit.config import Config, load_config, make_config, result_settings
+from paddle_vit.config import Config, make_config, result_settings
+from paddle_vit.config_files import load_config
 from paddle_vit.data.info import load_info
 from paddle_vit.data.sources import load_data
 from paddle_vit.runs.beginning import Beginning, begin, choose_normalization

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ...config import Config, load_config
+from ...config import Config
+from ...config_files import load_config
 from ...data.batches import step_size
 from ...data.info import DataInfo, load_info
 from ...errors import UserError
