@@ -33,6 +33,7 @@ __all__ = [
     "hidden_width",
     "is_plain",
     "patch_grid",
+    "per_channel",
     "settings_of",
 ]
 
@@ -186,6 +187,11 @@ def check_normalization(mean: Sequence[float] | None, std: Sequence[float] | Non
             raise UserError(f"{name}={list(values)} 不合法:均值应是数,标准差应大于 0,请改正。")
         if max(map(abs, values)) > 2:
             raise UserError(f"{name}={list(values)} 太大:像素是按 0–1 算的,按 0–255 得到的请除以 255。")
+
+
+def per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:
+    """每个通道一个数;只给一个就是各通道相同。个数对不对由 ``check_normalization`` 检查。"""
+    return tuple(map(float, values)) * (channels if len(values) == 1 else 1)
 
 
 def settings_of(arguments: dict) -> dict:

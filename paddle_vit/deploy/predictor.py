@@ -15,7 +15,7 @@ from paddle import nn
 from PIL import Image, ImageOps
 
 from ..attention.recording import attention_weights
-from ..checks import as_pair, check_normalization, check_positive
+from ..checks import as_pair, check_normalization, check_positive, per_channel
 from ..data.images import convert_image, read_image, to_input, upright
 from ..data.info import DataInfo
 from ..errors import UserError
@@ -183,7 +183,7 @@ class Predictor:
         """
         channels = self.info.channels
         mean, std = (
-            old if new is None else tuple(map(float, new)) * (channels if len(new) == 1 else 1)
+            old if new is None else per_channel(new, channels)
             for new, old in ((mean, self.info.mean), (std, self.info.std))
         )
         check_normalization(mean, std, channels)

@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 from paddle import nn
 
-from ..checks import as_pair, check_normalization
+from ..checks import as_pair, check_normalization, per_channel
 from ..errors import UserError
 from ..family.models import create_model, full_name, model_settings
 from ..system.files import read_text
@@ -72,8 +72,10 @@ def import_weights(
     if fit is not None:
         info = dataclasses.replace(info, fit=fit)
     if mean is not None or std is not None:
-        check_normalization(mean, std, arguments["in_channels"])
-        info = dataclasses.replace(info, mean=tuple(mean or ()), std=tuple(std or ()))
+        channels = arguments["in_channels"]
+        mean, std = (None if values is None else per_channel(values, channels) for values in (mean, std))
+        check_normalization(mean, std, channels)
+        info = dataclasses.replace(info, mean=mean, std=std)
     info = dataclasses.replace(info, **for_channels(info, arguments["in_channels"]))
     if info.epsilon is not None and "epsilon" not in (settings or {}):
         arguments["epsilon"] = info.epsilon

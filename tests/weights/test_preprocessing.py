@@ -16,6 +16,7 @@ from paddle_vit.data.info import DataInfo
 from paddle_vit.errors import UserError
 from paddle_vit.system.fitting import Fit, plain_size
 from paddle_vit.weights import describe_weights
+from paddle_vit.weights.checkpoint import read_description
 from paddle_vit.weights.conversion import assumptions, import_weights
 from paddle_vit.weights.preprocessing import processor_facts, timm_preprocessing
 
@@ -148,6 +149,17 @@ def test_nothing_is_assumed_where_all_is_written(tmp_path):
 
 
 TINY = dict(embed_dim=12, depth=2, num_heads=3, qkv_bias=True, epsilon=1e-6)
+
+
+def test_one_number_stands_for_every_channel(tmp_path):
+    """别处的模型,像素 0–1,不减均值。"""
+    file, output = copy_of("timm_vit", tmp_path), tmp_path / "out.safetensors"
+    import_weights(file, output, "vit_base_patch16_224", TINY, mean=[0.0], std=[1.0])
+    info = read_description(output)[1]
+    assert (info["mean"], info["std"]) == ([0.0] * 3, [1.0] * 3)
+    for wrong in ([0.0, 0.0], []):
+        with pytest.raises(UserError, match="3 个通道"):
+            import_weights(file, output, "vit_base_patch16_224", TINY, mean=wrong, std=[1.0])
 
 
 def test_the_preprocessing_travels_into_the_converted_file(tmp_path):
