@@ -143,7 +143,9 @@ def test_training_with_the_shared_memory_of_docker(tmp_path, options):
         "--data-dir",
         tmp_path / "data",
     ]
-    train += "--epochs 1 --patch-size 56 --embed-dim 8 --depth 1 --num-heads 1 --workers 2 --output".split()
+    train += (
+        "--recipe none --epochs 1 --patch-size 56 --embed-dim 8 --depth 1 --num-heads 1 --workers 2 --output".split()
+    )
     train = shlex.join(map(str, [*train, tmp_path / "run"]))
     done = subprocess.run([*unshare, f"{command} && {train}"], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0 and done.stderr == "", done.stdout + done.stderr
