@@ -165,7 +165,9 @@ def far_from_square(paths: Sequence[str | Path], info: DataInfo, most: int = 200
                 size = image.size[::-1] if turned else image.size
             kept.append((kept_share(size, info.image_size, info.fit), size))
     kept.sort()
-    share, size = kept[len(kept) // 2] if kept else (1.0, None)
+    if not kept:
+        return None
+    share, size = kept[len(kept) // 2]
     if share >= 0.5:
         return None
     return (

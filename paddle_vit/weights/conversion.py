@@ -60,8 +60,15 @@ def import_weights(
         raise UserError(f"输出文件 {output} 应以 .safetensors 结尾。")
     info = describe_weights(source, table, model)
     network, arguments = model_for(info, model, settings)
-    options = {"resize_patches": resize_patches, "match_channels": "in_channels" in (settings or {})}
-    report = load_weights(network, source, strict=strict, table=table, settings=settings, **options)
+    report = load_weights(
+        network,
+        source,
+        strict=strict,
+        table=table,
+        settings=settings,
+        resize_patches=resize_patches,
+        match_channels="in_channels" in (settings or {}),
+    )
     if any(name.startswith("head.") for name in report.fresh):
         dropped = "".join(f";{note}" for note in report.notes if note.startswith("不要预训练时用的"))
         raise UserError(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..errors import UserError
 from ..system.files import matches
@@ -193,7 +193,8 @@ def timm_preprocessing(config: dict, path) -> dict:
     Raises:
         UserError: 有不合法的值,或有我们做不到的处理。
     """
-    assumed, facts = [], {}
+    assumed: list[tuple[str, str]] = []
+    facts: dict[str, Any] = {}
     values = {name: value for name, value in config.items() if value is not None}
     for name, default in zip(("mean", "std"), NORMALIZATION["imagenet"]):
         value = values.get(name)

@@ -133,19 +133,9 @@ def test_training_with_the_shared_memory_of_docker(tmp_path, options):
         for i in range(300):
             image = Image.fromarray(rng.integers(0, 256, (8, 8, 3), "uint8"))
             image.save(tmp_path / "data" / "train" / label / f"{i}.png")
-    train = [
-        sys.executable,
-        script("train"),
-        "--recipe",
-        "none",
-        "--dataset",
-        "folder",
-        "--data-dir",
-        tmp_path / "data",
-    ]
-    train += (
-        "--recipe none --epochs 1 --patch-size 56 --embed-dim 8 --depth 1 --num-heads 1 --workers 2 --output".split()
-    )
-    train = shlex.join(map(str, [*train, tmp_path / "run"]))
+    train = [sys.executable, script("train"), "--dataset", "folder", "--data-dir", tmp_path / "data"]
+    train += "--recipe none --epochs 1 --patch-size 56 --embed-dim 8 --depth 1 --num-heads 1 --workers 2".split()
+    train += ["--output", tmp_path / "run"]
+    train = shlex.join(map(str, train))
     done = subprocess.run([*unshare, f"{command} && {train}"], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0 and done.stderr == "", done.stdout + done.stderr
