@@ -87,16 +87,14 @@ class Mlp(nn.Layer):
         embed_dim (int): 嵌入维度 D。
         mlp_ratio (float): 隐藏层宽度与 D 之比,隐藏层宽度为 int(D * mlp_ratio)。
         dropout (float): 两次随机失活(dropout)的概率,0–1。
-        activation (str): ``'gelu'``,或它的近似 ``'quick_gelu'``、``'gelu_tanh'``(见 ``activations``)。
     """
 
-    def __init__(self, embed_dim: int, mlp_ratio: float = 4.0, dropout: float = 0.0, activation: str = "gelu"):
+    def __init__(self, embed_dim: int, mlp_ratio: float = 4.0, dropout: float = 0.0):
         super().__init__()
         hidden_dim = hidden_width(embed_dim, mlp_ratio)
         check_probability(dropout, "dropout")
-        check_choice(activation, "activation", ACTIVATIONS)
         self.fc1 = Linear(embed_dim, hidden_dim)
-        self.act = ACTIVATIONS[activation]()
+        self.act = GELU()
         self.fc2 = Linear(hidden_dim, embed_dim)
         self.dropout = nn.Dropout(dropout)
 
@@ -355,7 +353,7 @@ class EncoderLayer(nn.Layer):
         layer_scale (float | None): 两条残差分支上 ``LayerScale`` 的初值;``None`` 表示没有。
         qk_norm (bool): 用 ``NormalizedAttention``。
         epsilon (float): 层归一化里加在方差上的小数。
-        activation (str): 见 ``Mlp``。
+        activation (str): Mlp 里用 ``'gelu'``,或它的近似 ``'quick_gelu'``、``'gelu_tanh'``,见 ``activations``。
     """
 
     def __init__(
@@ -374,12 +372,14 @@ class EncoderLayer(nn.Layer):
         activation: str = "gelu",
     ):
         super().__init__()
+        check_choice(activation, "activation", ACTIVATIONS)
         settings = (embed_dim, num_heads, qkv_bias, qk_scale, dropout, attention_dropout)
         self.attn_norm = LayerNorm(embed_dim, epsilon)
         self.attn = NormalizedAttention(*settings, epsilon) if qk_norm else Attention(*settings)
         self.attn_scale = Identity() if layer_scale is None else LayerScale(embed_dim, layer_scale)
         self.mlp_norm = LayerNorm(embed_dim, epsilon)
-        self.mlp = Mlp(embed_dim, mlp_ratio, dropout, activation)
+        self.mlp = Mlp(embed_dim, mlp_ratio, dropout)
+        self.mlp.act = ACTIVATIONS[activation]()
         self.mlp_scale = Identity() if layer_scale is None else LayerScale(embed_dim, layer_scale)
         self.drop_path = DropPath(drop_path)
 

@@ -60,7 +60,7 @@ class ViT(nn.Layer):
             专供各层存放全局的信息。来源:arXiv 2309.16588。
         norm_after_pool (bool): 层归一化在汇聚之后(``pool_norm``),而不是之前(``norm``)。微调 BEiT、MAE 的代码这样做。
         layer_scale (float | None), qk_norm (bool), epsilon (float): 见 ``EncoderLayer``;epsilon 用于全部层归一化。
-        activation (str): Mlp 的激活函数,见 ``Mlp``。
+        activation (str): Mlp 的激活函数,见 ``EncoderLayer``。
         embed_norm (bool): 编码器之前(位置编码之后)也有一个层归一化 ``embed_norm``,CLIP 有。
 
     Attributes:

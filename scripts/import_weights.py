@@ -48,7 +48,12 @@ def main():
     parser.add_argument(
         "--fit", choices=FITS, help="图片怎样摆成模型的大小:居中裁剪、压扁或补边;不给时用权重旁边写着的,没有就裁剪"
     )
-    parser.add_argument("--interpolation", choices=INTERPOLATIONS, help="缩放图片的插值,与 --fit 一起给;默认 bicubic")
+    parser.add_argument(
+        "--interpolation",
+        choices=INTERPOLATIONS,
+        metavar="NAME",
+        help=f"缩放图片的插值,与 --fit 一起给;{'、'.join(INTERPOLATIONS)} 之一,默认 bicubic",
+    )
     parser.add_argument("--resize-patches", action="store_true", help="图块边长不同时,图块嵌入的卷积核也改大小")
     parser.add_argument("--no-strict", action="store_true", help="缺少的张量保持随机的初值,多出的不用,都写在报告里")
     parser.add_argument("--export-timm", metavar="FILE", help="另外写一份 timm 名字的 .safetensors")

@@ -17,9 +17,11 @@ from paddle_vit.kernels import tensors
 
 
 def pytest_configure(config):
-    """在后台(``pytest &``)运行时 SIGINT 被忽略,子进程会继承;要发它给它们,先恢复原样。"""
+    """在后台(``pytest &``、nohup)运行时信号被忽略,子进程会继承;要发它们给子进程,先恢复原样。"""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: None)  # 自己照旧不理,子进程不继承函数
 
 
 def pytest_collection_modifyitems(items):

@@ -108,12 +108,12 @@ def test_identity_returns_its_input():
     ],
 )
 def test_the_approximations_of_gelu(activation, formula):
-    layer, x = Mlp(8, activation=activation), paddle.randn([2, 3, 8])
+    layer, x = EncoderLayer(8, 2, activation=activation).mlp, paddle.randn([2, 3, 8])
     weights = [tensor.numpy() for tensor in (layer.fc1.weight, layer.fc1.bias, layer.fc2.weight, layer.fc2.bias)]
     expected = formula(x.numpy() @ weights[0] + weights[1]) @ weights[2] + weights[3]
     np.testing.assert_allclose(layer(x).numpy(), expected, atol=1e-5)
     with pytest.raises(UserError, match="gelu、quick_gelu、gelu_tanh 之一"):
-        Mlp(8, activation="relu")
+        EncoderLayer(8, 2, activation="relu")
 
 
 def test_mlp_equals_numpy():

@@ -313,7 +313,7 @@ def test_heads():
         (dict(position_embedding="rope"), ("rope", "sincos", "sincos1d")),
         (dict(position_embedding="sincos1d", embed_dim=7, num_heads=1), ("7",)),
         (dict(head="conv"), ("conv", "mlp")),
-        (dict(depth=0), ("0", "1")),
+        (dict(depth=0), ("depth=0", "正整数")),
         (dict(num_classes=-1), ("-1",)),
         (dict(num_heads=3), ("8", "3")),
         (dict(patch_size=3), ("3", "8")),

@@ -9,7 +9,8 @@ from PIL import Image, ImageOps
 from paddle_vit.config import make_config
 from paddle_vit.config_files import load_config, save_config
 from paddle_vit.data.augment import random_resized_crop
-from paddle_vit.data.images import far_from_square, to_input
+from paddle_vit.data.finding import far_from_square
+from paddle_vit.data.images import to_input
 from paddle_vit.data.info import DataInfo, load_info, save_info
 from paddle_vit.data.sources import image_size_of
 from paddle_vit.errors import UserError
