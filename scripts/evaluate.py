@@ -46,7 +46,7 @@ def main():
     print(f"{args.run} 在 {loaded.info.name} 的 {args.part} 部分({len(part)} 张)上:")
     print(f"引擎 {engine},每秒 {speed:.0f} 张(含读取数据)")
     top5 = f"  top-5 {result.top5:.2%}" if len(classes) > 5 else ""  # 不到六类时总是 100 %
-    print(f"损失 {result.loss:.4f}  top-1 {result.top1:.2%}  平衡正确率 {result.balanced_top1:.2%}{top5}")
+    print(f"损失 {result.loss:.4f}  top-1 {result.top1:.2%}  平衡正确率 {result.top1_balanced:.2%}{top5}")
     confusion = result.confusion(len(classes))
     for name, row, right in zip(classes, confusion, confusion.diagonal()):
         total = row.sum()

@@ -86,7 +86,7 @@ class Classification(Task):
     """
 
     measures: ClassVar = {"top1": Measure("top-1", ".2%")}
-    evaluated: ClassVar = {"balanced_top1": Measure("平衡正确率", ".2%")}
+    evaluated: ClassVar = {"top1_balanced": Measure("平衡正确率", ".2%")}
     best = "top1"
 
     def __init__(self, data: Data, config, objective=label_objective):
@@ -94,7 +94,7 @@ class Classification(Task):
         self.objective = objective
         self._balances = config.class_weights != "none" or config.balanced_sampling
         if self._balances:
-            self.best = "balanced_top1"
+            self.best = "top1_balanced"
 
     def loss(self, model, images, targets):
         logits, loss = self.objective(model, images, targets)  # [B, K] 和一个数

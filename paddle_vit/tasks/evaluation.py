@@ -35,8 +35,8 @@ class Evaluation:
 
     @property
     def measures(self) -> dict[str, float]:
-        """各种指标(字典):loss、top1、top5、balanced_top1。"""
-        return {"loss": self.loss, "top1": self.top1, "top5": self.top5, "balanced_top1": self.balanced_top1}
+        """各种指标(字典):loss、top1、top5、top1_balanced。"""
+        return {"loss": self.loss, "top1": self.top1, "top5": self.top5, "top1_balanced": self.top1_balanced}
 
     @property
     def loss(self) -> float:
@@ -54,7 +54,7 @@ class Evaluation:
         return float((self.classes == self.labels[:, None]).any(axis=1).mean())
 
     @property
-    def balanced_top1(self) -> float:
+    def top1_balanced(self) -> float:
         """平衡正确率(balanced accuracy):各类召回率的平均,0–1;每一类一样重,不管它有几张。"""
         return float(np.nanmean(self.recall(int(self.labels.max()) + 1)))
 

@@ -52,7 +52,7 @@ def test_nothing_is_lost_without_close(tmp_path):
     assert read_scalars(tmp_path, "loss/train_step") == [(step, step / 2) for step in range(50)]
     assert read_scalars(tmp_path, "loss/val") == [(1, 2.0)]
     assert read_scalars(tmp_path, "top1/train") == [(1, 0.5)]
-    assert read_scalars(tmp_path, "balanced_top1/val") == [(1, pytest.approx(1 / 3))]
+    assert read_scalars(tmp_path, "top1_balanced/val") == [(1, pytest.approx(1 / 3))]
     assert [read_scalars(tmp_path, f"recall/{name}") for name in "abc"] == [[(1, 1.0)], [(1, 0.0)], [(1, 0.0)]]
     (line,) = read_metrics(tmp_path)
     assert [line[name] for name in ("epoch", "train_loss", "train_top1", "val_loss", "val_top1")] == [

@@ -46,9 +46,9 @@ def test_balanced_accuracy_counts_every_class_alike():
     labels = np.array([0] * 8 + [2] * 2)
     guesses = np.array([[0, 1]] * 8 + [[2, 0], [0, 2]])
     result = Evaluation(labels, np.ones(10), guesses, np.full((10, 2), 0.5))
-    assert (result.top1, result.balanced_top1) == (0.9, 0.75)
+    assert (result.top1, result.top1_balanced) == (0.9, 0.75)
     np.testing.assert_array_equal(result.recall(4), [1, np.nan, 0.5, np.nan])
-    assert result.measures["balanced_top1"] == 0.75
+    assert result.measures["top1_balanced"] == 0.75
 
 
 def test_balanced_accuracy_equals_the_mean_recall_of_the_confusion_matrix():
@@ -56,4 +56,4 @@ def test_balanced_accuracy_equals_the_mean_recall_of_the_confusion_matrix():
     labels, guesses = rng.integers(0, 5, 200), rng.integers(0, 5, (200, 2))
     result = Evaluation(labels, np.ones(200), guesses, np.ones((200, 2)))
     confusion = result.confusion(5)
-    assert result.balanced_top1 == pytest.approx((confusion.diagonal() / confusion.sum(axis=1)).mean())
+    assert result.top1_balanced == pytest.approx((confusion.diagonal() / confusion.sum(axis=1)).mean())

@@ -52,13 +52,13 @@ def trained(tmp_path, **settings):
 def test_the_small_class_is_recognised(tmp_path, settings):
     plain, balanced = trained(tmp_path), trained(tmp_path, **settings)
     assert plain.recall(3)[2] < 0.2 and balanced.recall(3)[2] > 0.35
-    assert balanced.balanced_top1 > plain.balanced_top1
+    assert balanced.top1_balanced > plain.top1_balanced
 
 
 def test_the_best_epoch_is_chosen_by_the_balanced_accuracy(tmp_path):
     plain = Classification(ToyData, make_config({}))
     caring = Classification(ToyData, make_config({"balanced_sampling": True}))
-    assert (plain.best, caring.best) == ("top1", "balanced_top1")
+    assert (plain.best, caring.best) == ("top1", "top1_balanced")
     assert caring.is_better(0.6, 0.5) and not caring.is_better(0.4, 0.5)
     assert "平衡正确率" in caring.describe()[-1] and "平衡正确率" not in plain.describe()[-1]
 
@@ -69,14 +69,14 @@ def test_a_run_shows_it_everywhere(tmp_path):
     done = run_here("train", *args, "--output", run)
     assert done.returncode == 0 and "平衡正确率" in done.stdout
     summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
-    assert 0 <= summary["test_balanced_top1"] <= 1 and 0 <= summary["val_balanced_top1"] <= 1
+    assert 0 <= summary["test_top1_balanced"] <= 1 and 0 <= summary["val_top1_balanced"] <= 1
     from support.results import read_metrics, read_scalars  # 要 visualdl
 
-    assert read_scalars(run, "balanced_top1/val") == [(1, pytest.approx(read_metrics(run)[0]["val_balanced_top1"]))]
+    assert read_scalars(run, "top1_balanced/val") == [(1, pytest.approx(read_metrics(run)[0]["val_top1_balanced"]))]
     recalls = [read_scalars(run, f"recall/{digit}")[0][1] for digit in range(10)]
-    assert np.mean(recalls) == pytest.approx(summary["val_balanced_top1"])
+    assert np.mean(recalls) == pytest.approx(summary["val_top1_balanced"])
     done = run_here("evaluate", run, "--engine", "eager")
-    assert f"平衡正确率 {summary['test_balanced_top1']:.2%}" in done.stdout
+    assert f"平衡正确率 {summary['test_top1_balanced']:.2%}" in done.stdout
 
 
 def test_a_teacher_and_weights_together():

@@ -135,7 +135,7 @@ def test_a_checkpoint_of_the_first_version_is_still_resumed(tiny_run, tmp_path):
     for name in ("class_weights", "balanced_sampling", "patience", "max_minutes"):
         del metadata["config"][name]
     write_state(run / "last.safetensors", tensors, metadata)
-    lines = [{k: v for k, v in line.items() if k != "val_balanced_top1"} for line in read_metrics(run)]
+    lines = [{k: v for k, v in line.items() if k != "val_top1_balanced"} for line in read_metrics(run)]
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (run / "metrics.jsonl").write_text(text, encoding="utf-8")
     metadata["log"]["metrics"] = len(text)
