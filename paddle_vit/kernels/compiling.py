@@ -75,5 +75,9 @@ def compile_for_training(cores: int) -> None:
     """
     fork = "fork" in multiprocessing.get_all_start_methods()  # 快得多:不必再导入 Paddle
     context = multiprocessing.get_context("fork" if fork else "spawn")
-    with context.Pool(min(cores, PROCESSES), _start) as pool:
+    try:
+        pool = context.Pool(min(cores, PROCESSES), _start)
+    except OSError:  # 进程之间的锁要写 /dev/shm;写不了时,用到哪个内核再编译哪个
+        return
+    with pool:
         pool.map(_compile, TRAINING, chunksize=1)

@@ -7,6 +7,7 @@ import functools
 import importlib
 import sys
 import types
+import warnings
 from pathlib import Path
 
 from ..system.library import paddle_library
@@ -40,6 +41,8 @@ def _load():
         import numba  # 重(约 0.3 秒),用到才导入;也可能没有装
     except ImportError as error:
         return None, f"没有能用的 numba({error})"
+    # /dev/shm 写不了时,它说拿不到进程之间的锁;线程池只有本进程用
+    warnings.filterwarnings("ignore", "Could not obtain multiprocessing lock", numba.errors.NumbaSystemWarning)
     openmp = paddle_library("libs", "libiomp5.so")
     layer = _thread_pool(openmp)
     if layer is None:
