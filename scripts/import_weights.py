@@ -100,19 +100,13 @@ def main():
         print(f"提示:{why_not_predict(args.output)}")
     else:
         print(f"预处理:{parse_info(data, args.output).describe()}")
-    options = {
-        "normalization": "--mean、--std",
-        "fit": "--fit",
-        "epsilon": "--set epsilon=…",
-        "classes": "--class-names",
-    }
-    stated = {
-        "normalization": args.mean,
-        "fit": args.fit,
-        "classes": args.class_names,
-        "epsilon": settings.get("epsilon"),
-    }
-    options = {fact: option for fact, option in options.items() if stated[fact] is None}
+    facts = (  # (哪一项, 改它的选项, 使用者给的)
+        ("normalization", "--mean、--std", args.mean),
+        ("fit", "--fit", args.fit),
+        ("epsilon", "--set epsilon=…", settings.get("epsilon")),
+        ("classes", "--class-names", args.class_names),
+    )
+    options = {fact: option for fact, option, given in facts if given is None}
     line = assumptions(describe_weights(args.source, args.table, args.model), options)
     if line is not None:
         print(line)

@@ -15,10 +15,10 @@ from PIL import Image
 
 from ..errors import UserError
 from ..system.fitting import kept_share, size_text
-from .images import ORIENTATION, image_suffixes
+from .images import image_suffixes, orientation
 from .info import DataInfo
 
-__all__ = ["Unused", "expand_paths", "far_from_square", "find_images", "readable_name"]
+__all__ = ["Unused", "expand_paths", "far_from_square", "find_images", "inside", "is_image_name", "readable_name"]
 
 # 系统和编辑器自己放的,不必说
 _JUNK = re.compile(r"\._.*|\.DS_Store|Thumbs\.db|desktop\.ini|\.git|\.gitkeep|\.gitignore|__MACOSX", re.IGNORECASE)
@@ -54,18 +54,16 @@ class Unused:
             return None
         total = sum(map(len, self._files.values()))
         kinds = [
-            f"{reason} {len(paths)} 个(如 {readable_name(_relative(paths[0], root))};{advice})"
+            f"{reason} {len(paths)} 个(如 {readable_name(inside(paths[0], root or ''))};{advice})"
             for (reason, advice), paths in sorted(self._files.items(), key=lambda item: -len(item[1]))
         ]
         where = "" if root is None else f"{root} 里"
         return f"{where}有 {total} 个文件没有用到:{'、'.join(kinds)}"
 
 
-def _relative(path, root):
-    try:
-        return path if root is None else path.relative_to(root)
-    except ValueError:
-        return path
+def inside(path: Path, root: str | Path) -> Path:
+    """在 root 里的路径,相对于它;在别处的原样。"""
+    return path.relative_to(root) if path.is_relative_to(root) else path
 
 
 def readable_name(path: str | Path) -> str:
@@ -77,6 +75,11 @@ def readable_name(path: str | Path) -> str:
         except UnicodeDecodeError:
             continue
     return raw.decode("utf-8", "replace")
+
+
+def is_image_name(path: Path) -> bool:
+    """是不是图片的名字:有图片的后缀,不以 . 开头。"""
+    return path.suffix.lower() in image_suffixes() and not path.name.startswith(".")
 
 
 def find_images(directory: str | Path, unused: Unused | None = None, deep: bool = True) -> list[Path]:
@@ -101,17 +104,17 @@ def _search(directory, unused, deep, above):
             continue
         if path.is_dir():
             folders.append(path)
-        elif path.suffix.lower() in image_suffixes() and not path.name.startswith("."):
+        elif is_image_name(path):
             images.append(path)  # 断开的链接也算:检查时会说出它来
         else:
             unused.add(path)
     for path in folders:
-        inside = _search(path, unused, True, (*above, here))
+        below = _search(path, unused, True, (*above, here))
         if deep and not path.name.startswith("."):
-            images += inside
+            images += below
         else:
             reason = "名字以 . 开头的目录里的" if deep else "子目录里的"
-            for image in inside:
+            for image in below:
                 unused.add(image, reason, "要用请给出那个目录" if not deep else "要用请改名")
     return images
 
@@ -130,10 +133,7 @@ def expand_paths(patterns: Iterable[str], unused: Unused | None = None) -> list[
     for pattern in patterns:
         if Path(pattern).is_dir():
             left = Unused() if unused is None else unused
-            has_direct = any(
-                path.suffix.lower() in image_suffixes() and not path.name.startswith(".") and not path.is_dir()
-                for path in Path(pattern).iterdir()
-            )
+            has_direct = any(is_image_name(path) and not path.is_dir() for path in Path(pattern).iterdir())
             found = find_images(pattern, left, deep=not has_direct)
             if not found:
                 why = left.line(pattern)
@@ -161,8 +161,7 @@ def far_from_square(paths: Sequence[str | Path], info: DataInfo, most: int = 200
         with contextlib.suppress(OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError):
             with warnings.catch_warnings(), Image.open(path) as image:
                 warnings.simplefilter("ignore")
-                turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
-                size = image.size[::-1] if turned else image.size
+                size = image.size[::-1] if orientation(image) in (5, 6, 7, 8) else image.size
             kept.append((kept_share(size, info.image_size, info.fit), size))
     kept.sort()
     if not kept:

@@ -18,14 +18,13 @@ from PIL import Image, ImageCms
 
 from ..config import Config
 from ..errors import UserError
-from ..system.files import describe_os_error
+from ..system.files import LISTED, describe_os_error
 from ..system.fitting import Fit, Size, fit_image
 from ..system.pictures import to_array
 from .augment import IMAGE_NUMBERS, augment_image, normalize
 from .info import DataInfo
 
 __all__ = [
-    "ORIENTATION",
     "ImageFacts",
     "PixelMax",
     "UnreadableImage",
@@ -36,6 +35,7 @@ __all__ = [
     "image_formats",
     "image_suffixes",
     "looks_light",
+    "orientation",
     "pixel_range",
     "read_image",
     "read_images",
@@ -43,7 +43,6 @@ __all__ = [
     "upright",
 ]
 
-LISTED = 10  # 一次列出这么多个坏文件的名字,其余的只说个数
 ORIENTATION = 274  # EXIF 里拍摄方向的编号
 _PROGRAMS = ("BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "PDF", "WMF")  # 不是图片,或要交给别的程序去执行
 _PLUGINS = (("pillow_heif", "register_heif_opener"), ("pillow_avif", None))  # 装了就用:HEIC(苹果手机的照片)和 AVIF
@@ -193,12 +192,17 @@ def _decode(file: Union[str, Path, BinaryIO], quick: bool = False) -> Image.Imag
         return upright(image)
 
 
-def upright(image: Image.Image) -> Image.Image:
-    """按 EXIF 里的拍摄方向摆正;EXIF 坏了就原样:它只是附带的说明,像素是好的。"""
+def orientation(image: Image.Image) -> int:
+    """EXIF 里的拍摄方向,1 是正的,5–8 转了 90°;EXIF 坏了当作 1:它只是附带的说明,像素是好的。"""
     try:
-        turn = _TURNS.get(image.getexif().get(ORIENTATION, 1))
+        return image.getexif().get(ORIENTATION, 1)
     except Exception:  # noqa: BLE001  EXIF 坏成什么样的都有,Pillow 抛出的异常五花八门
-        turn = None
+        return 1
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """按 EXIF 里的拍摄方向摆正。"""
+    turn = _TURNS.get(orientation(image))
     if turn is None:
         return image
     image = image.transpose(turn)

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import UserError
-from .finding import Unused, find_images, readable_name
-from .images import image_suffixes
+from .finding import Unused, find_images, inside, is_image_name, readable_name
 from .lists import class_names, find_lists, named_rows, read_list
 from .splits import Picture
 
@@ -147,7 +146,7 @@ def _leave_out(path, used, unused, reason, advice):
     if path.is_dir():
         for image in find_images(path, Unused()):
             unused.add(image, reason, advice)
-    elif path.suffix.lower() in image_suffixes() and not path.name.startswith("."):
+    elif is_image_name(path):
         unused.add(path, reason, advice)
     else:
         unused.add(path)
@@ -194,18 +193,11 @@ def _from_lists(root, lists, known):
         classes = [name for name in classes if name in used]
         if len(classes) < 2:
             raise UserError(f"{root} 的列表里只有 {len(classes)} 类:至少要有 2 类。")
-    pictures = [Picture(row.part, row.label, _relative(row.path, root), "") for row in rows]
+    pictures = [Picture(row.part, row.label, inside(row.path, root).as_posix(), "") for row in rows]
     pictures.sort(key=lambda picture: PARTS.index(picture.part))
     listed, unused = {picture.path for picture in pictures}, Unused()
     for path in find_images(root, Unused()):
-        if _relative(path, root) not in listed:
+        if inside(path, root).as_posix() not in listed:
             unused.add(path, "列表里没有写的图片", "要用请写进列表")
     divided = len(lists) > 1 or "test" in lists or len({picture.part for picture in pictures}) > 1
     return Collected(list(classes), pictures, divided, _with_unused(notes, unused, root))
-
-
-def _relative(path, root):
-    try:
-        return path.relative_to(root).as_posix()
-    except ValueError:
-        return path.as_posix()

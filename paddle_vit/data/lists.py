@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import UserError
-from ..system.files import describe_os_error, first_few
+from ..system.files import LISTED, describe_os_error, first_few
 from .finding import readable_name
 
 __all__ = ["Row", "class_names", "find_lists", "named_rows", "read_list"]
@@ -36,7 +36,6 @@ _LABEL: tuple[str, ...] = ("label", "labels", "class", "class_name", "classname"
 _LABEL += ("类别", "标签", "种类", "类别名", "分类", "类")
 _PART = ("split", "part", "subset", "set", "划分", "部分")
 _ENCODINGS = ("utf-8-sig", "gb18030")  # 后一种是中文 Windows 上的,GBK 是它的一部分
-LISTED = 10
 
 
 class Row(NamedTuple):
@@ -160,7 +159,7 @@ def _parsed(path, text, root, part, only_first):
         if only_first and (rows or missing or unlabelled):
             break
     if missing:
-        names = "、".join(missing[:LISTED]) + ("…" if len(missing) > LISTED else "")
+        names = first_few(missing, LISTED)
         raise UserError(f"{path} 里写的 {len(missing)} 张图片不在 {root} 里({names}):请检查路径,或从列表里删去。")
     return rows, unlabelled
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import UserError
-from ..system.files import atomic_write
+from ..system.files import LISTED, atomic_write, first_few
 from .finding import readable_name
 from .info import DataInfo
 
@@ -29,7 +29,6 @@ __all__ = [
 ]
 
 SPLIT_SEED = 0  # 分出验证集、测试集的种子,固定不变:换训练种子时各部分的图像不变
-LISTED = 10  # 一次列出这么多个文件的名字,其余的只说个数
 
 
 class Picture(NamedTuple):
@@ -162,11 +161,11 @@ class Comparison:
             ("改了名或换了类别", self.renamed),
             ("内容变了", self.changed),
         )
-        return "、".join(f"{verb} {len(names)} 张({_list(names)})" for verb, names in kinds if names)
-
-
-def _list(names):
-    return "、".join(map(readable_name, names[:LISTED])) + ("…" if len(names) > LISTED else "")
+        return "、".join(
+            f"{verb} {len(names)} 张({first_few([*map(readable_name, names)], LISTED)})"
+            for verb, names in kinds
+            if names
+        )
 
 
 def compare_pictures(kept: Sequence[Picture], now: Sequence[Picture]) -> Comparison:

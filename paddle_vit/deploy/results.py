@@ -83,10 +83,10 @@ class PredictionTable:
         pairs = self.labelled
         if not pairs:
             return None
-        right = sum(true == predicted for true, predicted in pairs)
-        lines = [f"按所在目录的名字,{len(pairs)} 张里对了 {right} 张,正确率 {right / len(pairs):.2%}"]
+        confusion = self.confusion()
+        lines = [f"按所在目录的名字,{len(pairs)} 张里对了 {confusion.trace()} 张,正确率 {self.accuracy:.2%}"]
         if len(self.classes) <= MOST_CLASSES:
-            rows = [[name, *map(str, row)] for name, row in zip(self.classes, self.confusion())]
+            rows = [[name, *map(str, row)] for name, row in zip(self.classes, confusion)]
             lines.append(terminal([["真实 \\ 预测", *self.classes], *rows]))
         return "\n".join(lines)
 

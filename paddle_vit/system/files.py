@@ -17,6 +17,7 @@ from typing import Any
 from ..errors import UserError
 
 __all__ = [
+    "LISTED",
     "atomic_write",
     "describe_os_error",
     "first_few",
@@ -188,6 +189,9 @@ def quoted(path: str | Path) -> str:
     return text if re.fullmatch(r"[\w@%+=:,./~-]+", text) else shlex.quote(text)
 
 
-def first_few(names: Sequence[str]) -> str:
-    """提示里列出的名字:只写前三个。"""
-    return "、".join(names[:3]) + ("…" if len(names) > 3 else "")
+LISTED = 10  # 要使用者一个一个去改的,列出这么多个名字
+
+
+def first_few(names: Sequence[str], most: int = 3) -> str:
+    """提示里列出的名字:只写前几个。"""
+    return "、".join(names[:most]) + ("…" if len(names) > most else "")

@@ -78,13 +78,13 @@ def load_weights(
             notes.append(f"取的是 {tensors.inside},文件里还有 {'、'.join(tensors.others)}")
         dropped = pretraining_parts(plan.plain) if rules.name != "paddle_vit" else {}
         notes += [f"不要预训练时用的{kind} {len(names)} 个({first_few(names)})" for kind, names in dropped.items()]
-        notes += [*info.notes, *overruled, *plan.notes, *_set_epsilon(model, info), *_head_notes(model, plan, info)]
+        notes += [*info.notes, *overruled, *plan.notes, *_set_epsilon(model, info), *_head_notes(plan, info)]
     fresh = [name for name in plan.targets if name not in plan.loaded and name not in plan.resized]
     fates = map(tuple, (plan.loaded, plan.resized, fresh, plan.unused, notes))
     return LoadReport(str(path), rules.name, *fates)
 
 
-def _head_notes(model, plan, info):
+def _head_notes(plan, info):
     """取来的分类头不是平常的:全是零,或不是在几类里选一类。"""
     weights = [name for name in plan.loaded if is_head(name) and len(plan.targets[name].shape) == 2]
     notes = ["取来的分类头全是零,没有训练过"] if weights and not any(plan.targets[x].any() for x in weights) else []
