@@ -156,7 +156,7 @@ class PatchEmbedding(nn.Layer):
 
 
 class AverageTokens(nn.Layer):
-    """对全部 token 取平均(average pooling),[B, N, D] -> [B, D]。来源:课程第 4 课。"""
+    """对全部 token 取平均(average pooling),[B, N, D] -> [B, D]。来源:课程第 6 课。"""
 
     def forward(self, x: Tensor) -> Tensor:
         return broadcast.mean_tokens(x)
@@ -338,7 +338,7 @@ class DropPath(nn.Layer):
 
 
 class EncoderLayer(nn.Layer):
-    """编码器层(Encoder Layer),先归一化(pre-norm),两条残差。来源:ViT 论文式 (2)(3);课程第 3 课。
+    """编码器层(Encoder Layer),先归一化(pre-norm),两条残差。来源:ViT 论文式 (2)(3);课程第 5 课。
 
     ``x = x + attn(attn_norm(x))``,``x = x + mlp(mlp_norm(x))``:[B, N, D] -> [B, N, D]。
 

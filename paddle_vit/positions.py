@@ -41,7 +41,7 @@ def sincos_position_embedding_1d(num_tokens: int, embed_dim: int) -> np.ndarray:
     """一维正弦余弦位置编码(1-D sin/cos position embedding):只编码 token 的序号 pos。
 
     第 2i 维是 sin(pos * w_i),第 2i+1 维是 cos(pos * w_i),w_i = 10000 ** (-2i / D)。
-    公式见《Attention Is All You Need》(arXiv 1706.03762)3.5 节;课程第 4 课。
+    公式见《Attention Is All You Need》(arXiv 1706.03762)3.5 节;课程第 6 课。
 
     Args:
         num_tokens (int): token 数 N。

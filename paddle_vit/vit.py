@@ -33,7 +33,7 @@ def _make_head(kind, embed_dim, mlp_ratio, num_classes, epsilon):
 class ViT(nn.Layer):
     """视觉 Transformer。``ViT()`` 就是课程里的模型:224 像素、图块 7、3 通道、16 维、5 层、10 类、没有位置编码。
 
-    来源:ViT 论文(arXiv 2010.11929);课程第 4 课。
+    来源:ViT 论文(arXiv 2010.11929);课程第 6 课。
 
     Args:
         image_size (int | (int, int)): 图像边长或 (高, 宽),像素。

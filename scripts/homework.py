@@ -17,7 +17,7 @@ DESCRIPTION = """作业:start 发作业,check 判作业,status 看进度。
 def main():
     parser = ArgumentParser(DESCRIPTION)
     parser.add_argument("command", choices=("start", "check", "status"), help="start 发作业,check 判作业,status 看进度")
-    parser.add_argument("number", metavar="N", nargs="?", help="作业的号码 0–9;start 可以用 all")
+    parser.add_argument("number", metavar="N", nargs="?", help="作业的号码(课的号码);start 可以用 all")
     parser.add_argument("--into", metavar="DIR", help="你的作业目录(默认:上次 start 用的;第一次是 my)")
     parser.add_argument("--file", metavar="F", help="check:直接给出要判的文件")
     parser.add_argument("--seconds", type=int, default=60, help="check:你的代码最多可以算多少秒(默认 60)")

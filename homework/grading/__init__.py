@@ -1,6 +1,6 @@
 """作业的判卷:每一课一份练习,从易到难地检查,认得出常见的错误。
 
-``machinery.py`` 是判卷的机制(练习、检查、比较、报告);``ex0_…`` 到 ``ex9_…`` 是各练习的检查和它们认得的错误;
+``machinery.py`` 是判卷的机制(练习、检查、比较、报告);``ex….py`` 是各练习的检查和它们认得的错误;
 ``worker.py`` 在单独的进程里判一个文件;``folder.py`` 管学生的目录:发作业、记次数、看进度。学生的文件在 homework/。
 """
 
@@ -12,29 +12,30 @@ from .machinery import grade, load
 
 __all__ = ["FILES", "exercise", "grade", "load"]
 
-FILES = (  # 练习的号码就是课的号码
-    "ex0_classifier",
-    "ex1_patches",
-    "ex2_attention",
-    "ex3_encoder",
-    "ex4_position",
-    "ex5_training",
-    "ex6_rollout",
-    "ex7_einsum",
-    "ex8_finetuning",
-    "ex9_mask_and_cost",
+_NAMES = (
+    "ex00_classifier",
+    "ex01_patches",
+    "ex02_attention",
+    "ex03_einsum",
+    "ex04_mask_and_cost",
+    "ex05_encoder",
+    "ex06_position",
+    "ex07_training",
+    "ex10_rollout",
+    "ex11_finetuning",
 )
+FILES = {int(name[2:4]): name for name in _NAMES}  # 练习的号码就是课的号码
 
 
 def exercise(number):
     """第 number 份练习。
 
     Args:
-        number (int): 0–9。
+        number (int): 课的号码。
 
     Raises:
         UserError: 没有这个号码。
     """
-    if not 0 <= number < len(FILES):
-        raise UserError(f"没有作业 {number}:号码应在 0 到 {len(FILES) - 1} 之间。")
+    if number not in FILES:
+        raise UserError(f"没有作业 {number}:号码应在 0 到 {max(FILES)} 之间。")
     return importlib.import_module(f".{FILES[number]}", __package__).EXERCISE

@@ -56,7 +56,7 @@ def read_records(folder):
     names = {"tries", "failed", "passed", "total", "crc32"}
     try:
         records = json.loads(path.read_text(encoding="utf-8"))
-        good = all(int(n) in range(len(FILES)) and all(type(r[k]) is int for k in names) for n, r in records.items())
+        good = all(int(n) in FILES and all(type(r[k]) is int for k in names) for n, r in records.items())
     except (OSError, ValueError, AttributeError, TypeError, KeyError):
         good = False
     if not good:
@@ -86,9 +86,9 @@ def numbers_from(text):
         UserError: 不是 0–9,也不是 all。
     """
     if text == "all":
-        return list(range(len(FILES)))
-    if not (text.isascii() and text.isdigit() and int(text) < len(FILES)):
-        raise UserError(f"没有作业 {text}:号码应在 0 到 {len(FILES) - 1} 之间,或用 all 表示全部。")
+        return list(FILES)
+    if not (text.isascii() and text.isdigit() and int(text) in FILES):
+        raise UserError(f"没有作业 {text}:号码应在 0 到 {max(FILES)} 之间,或用 all 表示全部。")
     return [int(text)]
 
 
@@ -96,7 +96,7 @@ def start(number, into=None):
     """把作业的模板复制到学生的目录,绝不覆盖已有的文件。
 
     Args:
-        number (str): '0'–'9' 或 'all'。
+        number (str): 课的号码,或 'all'。
         into (str | None): 目录;``None`` 是上次用的,第一次是 my。
 
     Raises:
@@ -212,9 +212,9 @@ def status(into=None):
         raise UserError(f"没有目录 {folder}:请先运行 python scripts/homework.py start 0 --into {quoted(folder)}。")
     records = read_records(folder)
     print(f"作业目录:{_short(folder)}")
-    for n, name in enumerate(FILES):
+    for n, name in FILES.items():
         path, record = folder / f"{name}.py", records.get(str(n))
-        print(f"  {n} {progress(path, record)}  {exercise(n).title}")
+        print(f"  {n:>2} {progress(path, record)}  {exercise(n).title}")
 
 
 def progress(path, record):

@@ -9,18 +9,7 @@ from support.running import ROOT
 from paddle_vit.system.pictures import use_chinese_font
 
 LESSONS = ROOT / "lessons"
-NAMES = [
-    "0_tensors",
-    "1_patch_embedding",
-    "2_attention",
-    "3_encoder_layer",
-    "4_vit",
-    "5_training",
-    "6_seeing_attention",
-    "7_einsum_einops",
-    "8_finetuning",
-    "9_rnn_cnn_attention",
-]
+NAMES = sorted(path.stem for path in LESSONS.glob("*.ipynb"))
 HEADINGS = ["想法", "公式", "代码", "图", "检查", "练习"]
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -88,10 +77,16 @@ def library():
     return set().union(*map(statements, trees.values())), {name for name in names if not name.startswith("_")}
 
 
-def test_all_ten_lessons_are_there_and_in_the_table():
-    assert sorted(path.stem for path in LESSONS.glob("*.ipynb")) == NAMES
-    table = (LESSONS / "README.md").read_text(encoding="utf-8")
-    assert re.findall(r"^\| (\d) \| \[.*?\]\((.*?)\.ipynb\)", table, re.M) == [(name[0], name) for name in NAMES]
+def test_numbers_have_no_gaps_and_the_table_lists_every_lesson_with_its_homework_and_files():
+    assert [int(name[:2]) for name in NAMES] == list(range(len(NAMES)))
+    text = (LESSONS / "README.md").read_text(encoding="utf-8")
+    lessons = [(str(int(name[:2])), name) for name in NAMES]
+    assert re.findall(r"^\| (\d+) \| \[.*?\]\((.*?)\.ipynb\)", text, re.M) == lessons
+    taught = re.findall(r"^\| [\d、]+ \| .*? \| (.*?) \| (.*?) \| (.*?) \|$", text, re.M)  # 讲 -> 课、作业、文件
+    assert [number for cell, _, _ in taught for number in cell.split("、")] == [number for number, _ in lessons]
+    for numbers, exercises, files in taught:
+        assert re.findall(r"ex(\d\d)_", exercises) == [f"{int(number):02d}" for number in numbers.split("、")]
+        assert re.findall(r"\]\(\.\./\S+?\)", files), files  # 链接本身由 test_readme 检查
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -111,7 +106,7 @@ def test_files_are_clean_and_stable(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_skeleton(name):
     notebook = read(name)
-    number = name[0]
+    number = int(name[:2])
     assert re.match(rf"# 第 {number} 课 \S", notebook.cells[0].source)
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
@@ -152,7 +147,7 @@ def test_code_uses_the_library_and_does_not_copy_it(name, library):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_exercise_exists(name):
-    assert len(list((ROOT / "homework").glob(f"ex{name[0]}_*.py"))) == 1
+    assert len(list((ROOT / "homework").glob(f"ex{name[:2]}_*.py"))) == 1
 
 
 @pytest.mark.slow

@@ -1,0 +1,21 @@
+PLANTED = [
+    ("ex01_patches", "no_transpose", [("        x = x.transpose([0, 2, 1])\n", "")]),
+    ("ex01_patches", "reshape_for_transpose", [("x.transpose([0, 2, 1])", "x.reshape([x.shape[0], -1, x.shape[1]])")]),
+    ("ex01_patches", "not_flattened", [("        x = x.flatten(2)\n        x = x.transpose([0, 2, 1])\n", "")]),
+    ("ex01_patches", "patch_order", [("x.flatten(2)", "x.transpose([0, 1, 3, 2]).flatten(2)")]),
+    ("ex01_patches", "no_stride", [(", stride=patch_size", "")]),
+    (
+        "ex01_patches",
+        "no_bias_used",
+        [("self.projection(x)", "nn.functional.conv2d(x, self.projection.weight, stride=x.shape[2] * 0 + P)"),
+        ("x = nn.functional", "P = self.projection.weight.shape[2]\n        x = nn.functional")],
+    ),
+    ("ex01_patches", "no_gradient", [("self.projection(x)", "self.projection(x).detach()")]),
+    ("ex01_patches", "hidden_layer", [("self.projection = ", "self.layers = ["), ("patch_size)\n\n", "patch_size)]\n\n"),
+        ("self.projection(x)", "self.layers[0](x)")]),
+    ("ex01_reshape", "scrambled", [("        x = x.reshape([B, C, H // P, P, W // P, P])\n", ""),
+        ("        x = x.transpose([0, 2, 4, 1, 3, 5])\n", "")]),
+    ("ex01_reshape", "pixel_order", [("[0, 2, 4, 1, 3, 5]", "[0, 2, 4, 1, 5, 3]")]),
+    ("ex01_reshape", "channel_last", [("[0, 2, 4, 1, 3, 5]", "[0, 2, 4, 3, 5, 1]")]),
+    ("ex01_einops", "patch_order", [("(h w)", "(w h)")]),
+]  # fmt: skip

@@ -1,0 +1,23 @@
+CLASS = "paddle.concat([class_token, tokens], axis=1)"
+PLANTED = [
+    ("ex06_position", "rows_columns_swapped", [("[np.sin(r), np.cos(r), np.sin(c), np.cos(c)]", "[np.sin(c), np.cos(c), np.sin(r), np.cos(r)]")]),
+    ("ex06_position", "column_major", [('indexing="ij"', 'indexing="xy"')]),
+    ("ex06_position", "one_dimensional", [("    r = r.reshape", "    r = c = np.arange(rows * columns)\n    r = r.reshape")]),
+    ("ex06_position", "interleaved", [("    return np.concatenate([np.sin(r), np.cos(r), np.sin(c), np.cos(c)], axis=1)", "    parts = [np.stack([np.sin(a), np.cos(a)], -1).reshape([len(a), -1]) for a in (r, c)]\n    return np.concatenate(parts, 1)")]),
+    ("ex06_position", "cos_first", [("[np.sin(r), np.cos(r), np.sin(c), np.cos(c)]", "[np.cos(r), np.sin(r), np.cos(c), np.sin(c)]")]),
+    ("ex06_position", "degrees", [("-1, 1) * w\n    return", "-1, 1) * w\n    r, c = np.deg2rad(r), np.deg2rad(c)\n    return")]),
+    ("ex06_position", "frequency_dim", [("(quarter) / quarter", "(quarter) / (embed_dim // 2)")]),
+    ("ex06_position", "frequency_full_dim", [("(quarter) / quarter", "(quarter) / embed_dim")]),
+    ("ex06_position", "frequency_sign", [("-np.arange(quarter)", "np.arange(quarter)")]),
+    ("ex06_position", "count_from_one", [("np.arange(rows), np.arange(columns)", "1 + np.arange(rows), 1 + np.arange(columns)")]),
+    ("ex06_position", "class_at_end", [(CLASS, "paddle.concat([tokens, class_token], axis=1)")]),
+    ("ex06_position", "no_position", [("    tokens = tokens + table\n", "")]),
+    ("ex06_position", "position_shifted", [("    tokens = tokens + table\n", ""), (CLASS, CLASS + " + F.pad(table, [0, 1, 0, 0])"),
+        ("import paddle\n", "import paddle\nimport paddle.nn.functional as F\n")]),
+    ("ex06_position", "position_on_class", [(CLASS, CLASS.replace("class_token", "class_token + table[0]"))]),
+    ("ex06_position", "no_class_token", [(CLASS, "tokens")]),
+    ("ex06_position", "class_added", [(CLASS, "tokens + class_token")]),
+    ("ex06_position", "class_dim", [("tokens.shape[0], -1, -1", "tokens.shape[0], tokens.shape[1], -1"), ("axis=1)\n", "axis=2)\n"),
+        ("np.cos(c)], axis=2)", "np.cos(c)], axis=1)")]),
+    ("ex06_position", "no_gradient", [("class_token.expand", "class_token.detach().expand")]),
+]  # fmt: skip
