@@ -13,7 +13,7 @@ from pathlib import Path
 from paddle_vit import UserError
 from paddle_vit.system.files import atomic_write
 from paddle_vit.system.processes import usable_cores
-from paddle_vit.system.runtime import vector_instructions
+from paddle_vit.system.runtime import cpu_name, vector_instructions
 from paddle_vit.system.tables import markdown, terminal
 
 from . import reports
@@ -28,15 +28,11 @@ def machine():
     """这台机器和主要的版本。"""
     import paddle
 
-    model = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
-        names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
-        model = names[0] if names else model
     memory = None
     with contextlib.suppress(ValueError, OSError, AttributeError):
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return {
-        "cpu": model,
+        "cpu": cpu_name(),
         "instructions": vector_instructions(),
         "cores": usable_cores(),
         "memory_bytes": memory,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import os
 import platform
 import random
@@ -19,6 +20,8 @@ from .processes import join_processes, local_processes, usable_cores
 __all__ = [
     "autocast",
     "autocast_dtype",
+    "cpu_name",
+    "describe_machine",
     "describe_runtime",
     "pick_device",
     "seed_everything",
@@ -28,21 +31,25 @@ __all__ = [
 ]
 
 
-def _cpu_flags():
-    """/proc/cpuinfo 里的 (厂商, 指令集标志);没有这个文件(macOS、Windows)时是 ("", 空集)。"""
-    vendor, flags = "", set()
+@functools.cache
+def _cpu():
+    """/proc/cpuinfo 里第一个核的各项(字典);没有这个文件(macOS、Windows)时是空的。"""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
-            for line in file:
-                key, _, value = line.partition(":")
-                if key.strip() == "vendor_id":
-                    vendor = value.strip()
-                elif key.strip() == "flags":
-                    flags = set(value.split())
-                    break
+            pairs = [line.partition(":") for line in file.read().partition("\n\n")[0].splitlines()]
     except OSError:
-        pass
-    return vendor, flags
+        return {}
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def _cpu_flags():
+    """(厂商, 指令集标志);不知道时是 ("", 空集)。"""
+    return _cpu().get("vendor_id", ""), set(_cpu().get("flags", "").split())
+
+
+def cpu_name() -> str:
+    """CPU 的型号,如 ``'AMD EPYC'``;不知道时是架构的名字。"""
+    return _cpu().get("model name") or platform.processor() or platform.machine()
 
 
 def has_bfloat16():
@@ -178,6 +185,14 @@ def setup_runtime(device: str = "auto", threads: int | None = None) -> dict:
         settings["stride_kernel"] = _set_stride_kernel()
     settings["rank"], settings["processes"] = join_processes()
     return settings
+
+
+def describe_machine(device: str) -> str:
+    """算的机器,一行,如 ``'AMD EPYC(AVX2),2 核'``;GPU 写它的型号。"""
+    if device.startswith("gpu"):
+        return paddle.device.cuda.get_device_name()
+    instructions = f"({vector_instructions()})" if vector_instructions() else ""
+    return f"{cpu_name()}{instructions},{usable_cores()} 核"
 
 
 def describe_runtime(settings: dict) -> str:

@@ -10,6 +10,7 @@ import paddle
 from ..family.models import count_parameters, create_model, model_class
 from ..system.files import atomic_write
 from ..system.run_files import BEST, SUMMARY
+from ..system.runtime import describe_machine
 from ..tasks.task import Result
 from ..weights.checkpoint import save_model
 from .recomputing import is_recomputed
@@ -73,6 +74,7 @@ def save_summary(trainer, result: Result) -> dict:
         "seed": config.seed,
         "processes": trainer.world,
         "device": paddle.device.get_device(),
+        "machine": describe_machine(paddle.device.get_device()),
         "precision": trainer.precision or "float32",
         "paddle": paddle.__version__,
     }
