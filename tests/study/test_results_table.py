@@ -72,5 +72,5 @@ def test_the_script_prints_the_table_and_writes_markdown(tmp_path):
 @pytest.mark.parametrize("name", ["nowhere", "."])
 def test_no_finished_run_is_one_line(tmp_path, name):
     assert_one_chinese_line(run_here("results", tmp_path / name), "没有训练完的运行")
-    with pytest.raises(UserError, match="scripts|运行目录"):
+    with pytest.raises(UserError, match=r"scripts|运行目录"):
         find_runs([tmp_path / name])
