@@ -172,6 +172,9 @@ class Config:
     epochs: int = _setting(100, "优化", "训练轮数(epoch)", gt=0)
     batch_size: int = _setting(64, "优化", "一次前向的图像数,所有进程合计", gt=0)
     accumulate: int = _setting(1, "优化", "累积几批梯度再更新一次;等效批大小 = batch_size * accumulate", gt=0)
+    optimizer: Literal["adamw", "muon"] = _setting(
+        "adamw", "优化", "优化器;muon 把编码器里矩阵的动量正交化再走,短的训练学得快得多,每步约慢一成;其余参数仍用 adamw"
+    )
     lr: float = _setting(1e-3, "优化", "学习率的峰值", gt=0)
     min_lr: float = _setting(1e-5, "优化", "余弦退火结束时的学习率", ge=0)
     warmup_epochs: float = _setting(5.0, "优化", "学习率线性预热的轮数;超过总轮数一半时按一半算", ge=0)

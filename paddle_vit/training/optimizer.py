@@ -1,8 +1,9 @@
-"""优化:学习率、权重衰减、哪些参数训练、AdamW、权重的滑动平均。"""
+"""优化:学习率、权重衰减、哪些参数训练、优化器、权重的滑动平均。"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import re
 from collections.abc import Iterable, Iterator
@@ -12,7 +13,7 @@ from paddle import nn
 
 from ..config import Config
 from ..family.models import is_head
-from .update import AdamW, move_towards
+from .update import AdamW, Muon, move_towards
 
 __all__ = [
     "Ema",
@@ -79,13 +80,27 @@ def learning_rate_scales(model: nn.Layer, layer_decay: float) -> dict[str, float
     return {name: layer_decay ** (max(layers.values()) - layer) for name, layer in layers.items()}
 
 
+# 输入和输出都是特征的参数
+_HIDDEN = r"encoders\.|stages\.\d+\.blocks\.|patch_embed\.convolutions\.[1-9]"
+
+
+def _orthogonalized(model):
+    """Muon 用于哪些参数(字典,见 ``Muon``):编码器里的矩阵,和第一层以外的卷积核;图块嵌入、头、位置编码等不用。"""
+    found = {}
+    for name, parameter in model.named_parameters():
+        if re.match(_HIDDEN, name) and is_decayed(name, parameter):
+            found[parameter.name] = 3 if name.endswith(".qkv.weight") else 1
+    return found
+
+
 def make_optimizer(model: nn.Layer, config: Config) -> AdamW:
-    """AdamW(arXiv 1711.05101);学习率由训练循环每步设置,逐层衰减时每个参数再乘自己的那个数(权重衰减也跟着乘)。"""
+    """AdamW(arXiv 1711.05101)或 Muon;学习率由训练循环每步设置,逐层衰减时每个参数再乘自己的那个数(权重衰减也跟着乘)。"""
     decayed = {parameter.name for name, parameter in model.named_parameters() if is_decayed(name, parameter)}
     scales = learning_rate_scales(model, config.layer_decay)
     for name, parameter in model.named_parameters():
         parameter.optimize_attr["learning_rate"] = scales[name]
-    return AdamW(
+    kind = AdamW if config.optimizer == "adamw" else functools.partial(Muon, _orthogonalized(model))
+    return kind(
         learning_rate=config.lr,
         beta2=config.beta2,
         parameters=model.parameters(),

@@ -1,4 +1,7 @@
-"""更新权重:裁剪梯度、AdamW、滑动平均。许多个 Tensor 一次做完(``kernels.updates``);用不了内核时由 Paddle 一个一个做。"""
+"""更新权重:裁剪梯度、AdamW、Muon、滑动平均。
+
+许多个 Tensor 一次做完(``kernels.updates``);用不了内核时由 Paddle 一个一个做。
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from paddle import Tensor, nn
 
 from ..kernels.tensors import kernels_for
 
-__all__ = ["AdamW", "clip_gradients", "move_towards"]
+__all__ = ["AdamW", "Muon", "clip_gradients", "move_towards", "orthogonal"]
 
 
 def _kernels(tensors):
@@ -91,3 +94,59 @@ class AdamW(paddle.optimizer.AdamW):
         states = [[self._accumulators[name][p.name] for p in parameters] for name in names]
         addresses = np.stack([_addresses(group) for group in (parameters, gradients, *states)])
         kernels.adamw(addresses, _ends(parameters), rates, decays, self._beta1, self._beta2, self._epsilon)
+
+
+def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
+    """与 matrix 方向相同的正交矩阵,近似:奇异向量不变,奇异值都变成 1 左右(0.7–1.2)。
+
+    牛顿-舒尔茨迭代(Newton-Schulz):X <- a X + (b A + c A^2) X,A = X X^T,每个奇异值 s 变成 a s + b s^3 + c s^5,
+    只用矩阵乘法。三个系数让小的奇异值几步就长到 1 附近。来源:Muon(arXiv 2502.16982 式 (2)、(3))。
+
+    Args:
+        matrix (Tensor): [m, n]。
+        steps (int): 迭代几步。
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    wide = matrix.shape[0] <= matrix.shape[1]
+    x = matrix if wide else matrix.T  # [m, n],m <= n
+    x = x / (x.norm() + 1e-7)  # 奇异值都不超过 1
+    for _ in range(steps):
+        A = paddle.matmul(x, x, transpose_y=True)  # [m, m]
+        x = a * x + paddle.matmul(b * A + c * paddle.matmul(A, A), x)  # [m, n]
+    return x if wide else x.T
+
+
+class Muon(AdamW):
+    """编码器里的矩阵用 Muon(arXiv 2502.16982),其余的参数用 AdamW;状态与 AdamW 的放在同样的地方。
+
+    动量 m <- 0.95 m + g,朝 g + 0.95 m(Nesterov)正交化之后的方向走,每个方向上走得一样远;
+    步长乘 0.2 sqrt(max(m, n)),大小与 AdamW 的相近,所以学习率和权重衰减通用。
+
+    Args:
+        matrices (dict): 用 Muon 的参数:名字(``parameter.name``)-> 沿最后一轴分成几个矩阵各自正交化
+            (合在一起的 q、k、v 是 3)。
+        momentum (float): 动量,0–1。
+        **others: ``AdamW`` 的参数。
+    """
+
+    def __init__(self, matrices: dict[str, int], momentum: float = 0.95, **others):
+        self._matrices, self._momentum = matrices, momentum
+        super().__init__(**others)
+
+    def _finish_update(self, block, parameters_and_grads):
+        for parameter, gradient in self._waiting:
+            if parameter.name in self._matrices:
+                self._move(parameter, gradient)
+        self._waiting = [pair for pair in self._waiting if pair[0].name not in self._matrices]
+        super()._finish_update(block, parameters_and_grads)
+
+    @paddle.no_grad()
+    def _move(self, parameter, gradient):
+        rate = self.get_lr() * parameter.optimize_attr["learning_rate"]
+        average = self._accumulators[self._moment1_acc_str][parameter.name]
+        average.scale_(self._momentum).add_(gradient)
+        change = gradient + self._momentum * average
+        parts = change.reshape([change.shape[0], -1]).split(self._matrices[parameter.name], axis=-1)
+        steps = [orthogonal(part) * (0.2 * max(part.shape) ** 0.5) for part in parts]
+        parameter.scale_(1 - rate * self._weight_decay)
+        parameter.subtract_(rate * paddle.concat(steps, axis=-1).reshape(parameter.shape))
