@@ -56,6 +56,7 @@ UNKNOWN = [
     ("ex05_encoder", "x = x + z\n        return x", "x = x + 2 * z\n        return x"),
     ("ex06_position", "10000.0", "1000.0"),
     ("ex07_training", "math.pi * p", "3 * p"),
+    ("ex08_whole_vit", "argmax(axis=-1)", "argmin(axis=-1)"),
     ("ex10_rollout", "0.5 * a + 0.5", "0.7 * a + 0.3"),
     ("ex03_einsum", "** 0.5", "** 0.4"),
     ("ex11_finetuning", "backbone_lr / head_lr", "backbone_lr / head_lr / 7"),

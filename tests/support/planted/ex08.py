@@ -1,0 +1,26 @@
+ORDER = "for rows in order.split([64] * (len(images) // 64) + [len(images) % 64]):\n"
+LOADED = '    model = ViT(*content["sizes"])\n'
+PLANTED = [
+    ("ex08_whole_vit", "tokens_left", [("self.norm(x).mean(axis=1)", "self.norm(x)")]),
+    ("ex08_whole_vit", "probabilities", [("return self.head(self.norm(x).mean(axis=1))", "return F.softmax(self.head(self.norm(x).mean(axis=1)))")]),
+    ("ex08_whole_vit", "shared_layers", [("[Encoder(embed_dim, num_heads) for _ in range(depth)]", "[Encoder(embed_dim, num_heads)] * depth")]),
+    ("ex08_whole_vit", "shared_layers", [("for _ in range(depth)", "for _ in range(2)")]),
+    ("ex08_whole_vit", "hidden_layer", [("nn.LayerList([Encoder(embed_dim, num_heads) for _ in range(depth)])", "[Encoder(embed_dim, num_heads) for _ in range(depth)]")]),
+    ("ex08_numpy_file", "no_position", [("self.patches(x) + self.position", "self.patches(x)")]),
+    ("ex08_class_token", "no_position", [("[1, (image_size // patch_size) ** 2 + 1, embed_dim]", "[1, 1, embed_dim]")]),
+    ("ex08_whole_vit", "pixels_ignored", [("self.patches = nn.Conv2D(in_channels, embed_dim, patch_size, patch_size)", "self.patches = nn.Conv2D(in_channels, embed_dim, patch_size - 1, patch_size)")]),
+    ("ex08_whole_vit", "batch_mixed", [("self.norm(x).mean(axis=1)", "self.norm(x + x.mean(axis=0, keepdim=True)).mean(axis=1)")]),
+    ("ex08_whole_vit", "no_gradient", [("self.norm(x).mean", "self.norm(x.detach()).mean"), ("range(12)", "range(40)")]),
+    ("ex08_whole_vit", "guessing", [("            optimizer.step()\n", "")]),
+    ("ex08_whole_vit", "guessing", [(ORDER, ORDER + "            labels = labels[paddle.randperm(len(labels))]\n")]),
+    ("ex08_whole_vit", "guessing", [("    return model\n\n\ndef predict", "    return ViT(8, 2, 1, 10, 32, 2, 4)\n\n\ndef predict")]),
+    ("ex08_whole_vit", "too_weak", [("range(12)", "range(2)"), ("3e-3", "1e-3")]),
+    ("ex08_whole_vit", "not_eval", [("    model.eval()\n", "")]),
+    ("ex08_whole_vit", "logits_returned", [(".argmax(axis=-1)", "")]),
+    ("ex08_whole_vit", "wrong_axis", [("argmax(axis=-1)", "argmax(axis=0)")]),
+    ("ex08_whole_vit", "squeezed", [("argmax(axis=-1)", "argmax(axis=-1).squeeze()")]),
+    ("ex08_whole_vit", "fresh_weights", [('    model.set_state_dict(content["weights"])\n', "")]),
+    ("ex08_whole_vit", "fixed_size", [(LOADED, "    model = ViT(8, 2, 1, 10, 16, 2, 2)\n")]),
+    ("ex08_whole_vit", "same_object", [("def save(model, path):\n", "LAST = []\n\n\ndef save(model, path):\n    LAST.append(model)\n"), (LOADED, "    return LAST[-1]\n" + LOADED)]),
+    ("ex08_whole_vit", "not_written", [("}, path)", '}, path + ".backup")')]),
+]  # fmt: skip
