@@ -11,7 +11,7 @@ from .base import ONE, PARTS, ZERO, add_parts, address, floats, kernel, loop, ma
 
 __all__ = ["conv_pool_backward", "conv_pool_forward"]
 
-COLUMNS = 1 << 18  # 拉直的窗口一次最多这么多个数
+COLUMNS = 1 << 16  # 拉直的窗口一次最多这么多个数
 NOWHERE = np.float32(9)  # 池化的窗口里没有大于 0 的数
 
 
@@ -75,7 +75,10 @@ def _add_windows(padded, columns, first, rows, stride):
 
 @part
 def _pool(z, y, taps, keep):
-    """y = max(0, z 的 3 x 3 窗口里最大的),步长 2,补 1;taps 是它在窗口里的序号,先遇到的优先。"""
+    """y = max(0, z 的 3 x 3 窗口里最大的),步长 2,补 1;taps 是它在窗口里的序号,先遇到的优先。
+
+    窗口伸到外面的行和列用边上的代替,最大值不变;一次比三个数,分支都写成选择,才用得上向量指令。
+    """
     H, W, D = z.shape
     for r in range(y.shape[0]):
         for q in range(y.shape[1]):
@@ -83,17 +86,23 @@ def _pool(z, y, taps, keep):
             for c in range(D):
                 best[c] = ZERO
                 tap[c] = NOWHERE
-            for a in range(max(0, 1 - 2 * r), min(3, H + 1 - 2 * r)):
-                for b in range(max(0, 1 - 2 * q), min(3, W + 1 - 2 * q)):
-                    values, number = z[2 * r - 1 + a, 2 * q - 1 + b], np.float32(3 * a + b)
-                    for c in range(D):
-                        larger = not (values[c] <= best[c])  # 这样写,NaN 还是 NaN
-                        best[c] = values[c] if larger else best[c]
-                        tap[c] = number if larger else tap[c]
+            for a in range(3):
+                line, number = z[min(max(2 * r - 1 + a, 0), H - 1)], np.float32(3 * a)
+                first, second, third = line[max(2 * q - 1, 0)], line[2 * q], line[min(2 * q + 1, W - 1)]
+                for c in range(D):
+                    most, where = best[c], tap[c]
+                    larger = not (first[c] <= most)  # 这样写,NaN 还是 NaN
+                    most, where = first[c] if larger else most, number if larger else where
+                    larger = not (second[c] <= most)
+                    most, where = second[c] if larger else most, number + ONE if larger else where
+                    larger = not (third[c] <= most)
+                    best[c] = third[c] if larger else most
+                    tap[c] = number + np.float32(2) if larger else where
 
 
 @part
 def _pool_backward(dy, taps, dz):
+    """dz:每个 dy 回到 taps 指的位置,其余是 0。"""
     H, W, D = dz.shape
     for r in range(H):
         for q in range(W):
@@ -102,11 +111,11 @@ def _pool_backward(dy, taps, dz):
     for r in range(dy.shape[0]):
         for q in range(dy.shape[1]):
             gradient, tap = dy[r, q], taps[r, q]
-            for a in range(max(0, 1 - 2 * r), min(3, H + 1 - 2 * r)):
-                for b in range(max(0, 1 - 2 * q), min(3, W + 1 - 2 * q)):
-                    values, number = dz[2 * r - 1 + a, 2 * q - 1 + b], np.float32(3 * a + b)
-                    for c in range(D):
-                        values[c] += gradient[c] if tap[c] == number else ZERO
+            for i in range(9):
+                values = dz[min(max(2 * r - 1 + i // 3, 0), H - 1), min(max(2 * q - 1 + i % 3, 0), W - 1)]
+                number = np.float32(i)
+                for c in range(D):
+                    values[c] += gradient[c] if tap[c] == number else ZERO
 
 
 @part
