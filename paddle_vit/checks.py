@@ -30,6 +30,7 @@ __all__ = [
     "check_tokens",
     "check_type",
     "check_vit",
+    "conv_layers",
     "hidden_width",
     "is_plain",
     "patch_grid",
@@ -120,6 +121,27 @@ def patch_grid(image_size: tuple[int, int], patch_size: tuple[int, int]) -> tupl
     return image_size[0] // patch_size[0], image_size[1] // patch_size[1]
 
 
+def conv_layers(image_size: tuple[int, int], patch_size: tuple[int, int], kernel_size: int) -> tuple[int, int]:
+    """``ConvTokenizer`` 的 (层数, 每层卷积的步长);参数不合法时抛出 ``UserError``。
+
+    Args:
+        image_size, patch_size ((int, int)): (高, 宽),像素。
+        kernel_size (int): 卷积核边长,像素。
+    """
+    if not _is_positive(kernel_size) or kernel_size < 3 or kernel_size % 2 == 0:
+        raise UserError(f"tokenizer_kernel={kernel_size!r} 不合法:卷积核边长应为不小于 3 的奇数,如 3 或 7。")
+    stride = max(1, kernel_size // 2 - 1)
+    sizes = [(2 * stride) ** layers for layers in range(1, 32)]  # 一层之后缩小 2 * stride 倍:卷积和池化各缩小一次
+    possible = [size for size in sizes if all(side % size == 0 for side in image_size)]
+    if patch_size[0] != patch_size[1] or patch_size[0] not in possible:
+        hint = "、".join(map(str, possible)) or "一个也没有,请改图像的大小"
+        raise UserError(
+            f"patch_size={patch_size} 不能用于 tokenizer='conv':卷积核是 {kernel_size}、图像是 {image_size} 时,"
+            f"可用的是 {hint}。"
+        )
+    return possible.index(patch_size[0]) + 1, stride
+
+
 def check_probability(value: float, name: str) -> None:
     """不是 0 到 1 的概率时抛出 ``UserError``。"""
     if not isinstance(value, (int, float, np.number)) or not 0 <= value <= 1:
@@ -205,8 +227,8 @@ def check_vit(settings: dict) -> None:
     Args:
         settings (dict): 构造函数的全部参数。
     """
-    choices = {"pool": ("avg", "cls"), "position_embedding": ("none", "learnable", "sincos", "sincos1d")}
-    for name, known in {**choices, "head": ("linear", "mlp")}.items():
+    choices = {"pool": ("avg", "cls", "seq"), "position_embedding": ("none", "learnable", "sincos", "sincos1d")}
+    for name, known in {**choices, "head": ("linear", "mlp"), "tokenizer": ("patch", "conv")}.items():
         check_choice(settings[name], name, known)
     check_drop_path(settings["drop_path"])
     pool, class_token, registers = (settings[name] for name in ("pool", "class_token", "register_tokens"))
@@ -217,3 +239,5 @@ def check_vit(settings: dict) -> None:
     if settings["distillation_token"] and pool != "cls":
         raise UserError(f"distillation_token=True 要与 class token 一起用,而 pool={pool!r}:请改用 pool='cls'。")
     check_count(registers, "register_tokens")
+    if settings["tokenizer"] == "patch" and settings["tokenizer_kernel"] != 3:
+        raise UserError("tokenizer_kernel 是 tokenizer='conv' 的卷积核,而 tokenizer='patch':请改 tokenizer,或去掉它。")

@@ -105,8 +105,17 @@ class Config:
     mlp_ratio: Optional[float] = _setting(None, "模型", f"Mlp 隐藏层宽度与 D 之比;{_MODEL_DECIDES}", "shape", gt=0)
     qkv_bias: Optional[bool] = _setting(None, "模型", f"q、k、v 是否有偏置;{_MODEL_DECIDES}", "shape")
     qk_scale: Optional[float] = _setting(None, "模型", "q k^T 的缩放系数;不给时为 d ** -0.5", "shape", gt=0)
-    pool: Optional[Literal["avg", "cls"]] = _setting(
-        None, "模型", f"汇聚方式:avg 平均所有图块,cls 用 class token;{_MODEL_DECIDES}", "shape"
+    tokenizer: Optional[Literal["patch", "conv"]] = _setting(
+        None, "模型", f"怎样得到 token:patch 切图块,conv 几层卷积和池化(CCT);{_MODEL_DECIDES}", "shape"
+    )
+    tokenizer_kernel: Optional[int] = _setting(
+        None, "模型", f"tokenizer=conv 的卷积核边长(像素),奇数;{_MODEL_DECIDES}", "shape", ge=3
+    )
+    pool: Optional[Literal["avg", "cls", "seq"]] = _setting(
+        None,
+        "模型",
+        f"汇聚方式:avg 平均所有图块,cls 用 class token,seq 按学到的权重平均(CCT);{_MODEL_DECIDES}",
+        "shape",
     )
     position_embedding: Optional[Literal["none", "learnable", "sincos", "sincos1d"]] = _setting(
         None,
@@ -135,6 +144,9 @@ class Config:
         None, "模型", f"Mlp 的激活函数;quick_gelu 和 gelu_tanh 是 GELU 的近似;{_MODEL_DECIDES}", "shape"
     )
     embed_norm: Optional[bool] = _setting(None, "模型", f"编码器之前也有层归一化(CLIP);{_MODEL_DECIDES}", "shape")
+    trunk_norm: Optional[bool] = _setting(
+        None, "模型", f"各层的第二个层归一化在主干上,不在残差分支里(CCT);{_MODEL_DECIDES}", "shape"
+    )
     window_size: Optional[int] = _setting(None, "模型", f"Swin 的窗口边长(图块);{_MODEL_DECIDES}", "shape free", gt=0)
     dropout: float = _setting(0.0, "模型", "随机失活概率(0–1)", "regular", ge=0, lt=1)
     attention_dropout: float = _setting(0.0, "模型", "注意力权重的随机失活概率(0–1)", "regular", ge=0, lt=1)

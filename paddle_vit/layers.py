@@ -354,6 +354,7 @@ class EncoderLayer(nn.Layer):
         qk_norm (bool): 用 ``NormalizedAttention``。
         epsilon (float): 层归一化里加在方差上的小数。
         activation (str): Mlp 里用 ``'gelu'``,或它的近似 ``'quick_gelu'``、``'gelu_tanh'``,见 ``activations``。
+        trunk_norm (bool): mlp_norm 在主干上,第二条残差也从它之后走(CCT):``x = mlp_norm(x)``,``x = x + mlp(x)``。
     """
 
     def __init__(
@@ -370,8 +371,10 @@ class EncoderLayer(nn.Layer):
         qk_norm: bool = False,
         epsilon: float = 1e-5,
         activation: str = "gelu",
+        trunk_norm: bool = False,
     ):
         super().__init__()
+        self.trunk_norm = trunk_norm
         check_choice(activation, "activation", ACTIVATIONS)
         settings = (embed_dim, num_heads, qkv_bias, qk_scale, dropout, attention_dropout)
         self.attn_norm = LayerNorm(embed_dim, epsilon)
@@ -392,5 +395,5 @@ class EncoderLayer(nn.Layer):
         check_tokens(x, self.attn_norm.weight, self.attn_norm.weight.shape[0])
         z = self.attend(self.attn_norm(x))  # [B, N, D]
         x = x + self.drop_path(self.attn_scale(z))
-        z = self.mlp(self.mlp_norm(x))  # [B, N, D]
-        return x + self.drop_path(self.mlp_scale(z))
+        y = self.mlp_norm(x)  # [B, N, D]
+        return (y if self.trunk_norm else x) + self.drop_path(self.mlp_scale(self.mlp(y)))

@@ -1,7 +1,7 @@
 """视觉 Transformer(Vision Transformer, ViT);命名的尺寸在 ``family.models``。
 
 图像 -> PatchEmbedding ->(class token)->(位置编码)-> EncoderLayer x depth -> LayerNorm -> 汇聚 -> 分类头。
-DeiT 也是它:``distillation_token=True`` 加一个蒸馏 token 和它的头。
+DeiT 也是它:``distillation_token=True`` 加一个蒸馏 token 和它的头;CCT 也是它,见 ``compact``。
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from paddle import Tensor, nn
 
 from . import broadcast
 from .checks import check_vit, settings_of
+from .compact import ConvTokenizer, SequencePool
 from .errors import UserError
 from .layers import GELU, AverageTokens, EncoderLayer, Identity, LayerNorm, Linear, PatchEmbedding
 from .positions import sincos_position_embedding, sincos_position_embedding_1d
@@ -48,7 +49,8 @@ class ViT(nn.Layer):
         dropout (float): 嵌入、Attention 输出和 Mlp 里的随机失活概率,0–1。
         attention_dropout (float): 注意力权重的随机失活概率,0–1。
         drop_path (float): 最后一层的随机深度概率,0–1;各层从 0 到它线性增长。
-        pool (str): ``'avg'`` 对所有图块 token 取平均;``'cls'`` 取 class token。
+        pool (str): ``'avg'`` 对所有图块 token 取平均;``'cls'`` 取 class token;
+            ``'seq'`` 按学到的权重平均,见 ``SequencePool``。
         position_embedding (str): ``'none'`` 没有;``'learnable'`` 可学习;``'sincos'`` 固定的二维正弦余弦,
             按图块的行号和列号;``'sincos1d'`` 固定的一维正弦余弦,按图块的序号(行优先)。
         position_std (float): 可学习的位置编码初值的标准差;图块少的小图像用 0.5 学得快得多。
@@ -62,6 +64,9 @@ class ViT(nn.Layer):
         layer_scale (float | None), qk_norm (bool), epsilon (float): 见 ``EncoderLayer``;epsilon 用于全部层归一化。
         activation (str): Mlp 的激活函数,见 ``EncoderLayer``。
         embed_norm (bool): 编码器之前(位置编码之后)也有一个层归一化 ``embed_norm``,CLIP 有。
+        tokenizer (str): ``'patch'`` 切图块(``PatchEmbedding``);``'conv'`` 用卷积(``ConvTokenizer``),patch_size 定层数。
+        tokenizer_kernel (int): ``'conv'`` 的卷积核边长,像素,奇数。
+        trunk_norm (bool): 见 ``EncoderLayer``。卷积、``pool='seq'`` 和它合起来就是 CCT(arXiv 2104.05704)。
 
     Attributes:
         settings (dict): 上面的全部参数。
@@ -98,12 +103,17 @@ class ViT(nn.Layer):
         epsilon: float = 1e-5,
         activation: str = "gelu",
         embed_norm: bool = False,
+        tokenizer: str = "patch",
+        tokenizer_kernel: int = 3,
+        trunk_norm: bool = False,
     ):
         super().__init__()
         self.settings = settings_of(locals())
         check_vit(self.settings)
         self.pool = pool
-        self.patch_embed = PatchEmbedding(image_size, patch_size, in_channels, embed_dim)
+        sizes = image_size, patch_size, in_channels, embed_dim
+        self.patch_embed: PatchEmbedding | ConvTokenizer
+        self.patch_embed = PatchEmbedding(*sizes) if tokenizer == "patch" else ConvTokenizer(*sizes, tokenizer_kernel)
         self._add_tokens(embed_dim, pool == "cls" if class_token is None else class_token)
         self._add_positions(embed_dim)
         self.embed_norm = LayerNorm(embed_dim, epsilon) if embed_norm else Identity()
@@ -111,10 +121,11 @@ class ViT(nn.Layer):
 
         rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]  # 随深度线性增长
         same = (embed_dim, num_heads, mlp_ratio, qkv_bias, qk_scale, dropout, attention_dropout)  # 各层相同的
-        options = (layer_scale, qk_norm, epsilon, activation)
+        options = (layer_scale, qk_norm, epsilon, activation, trunk_norm)
         self.encoders = nn.LayerList([EncoderLayer(*same, rate, *options) for rate in rates])
         self.norm = Identity() if norm_after_pool else LayerNorm(embed_dim, epsilon)
         self.avgpool = AverageTokens()
+        self.sequence_pool = SequencePool(embed_dim) if pool == "seq" else None
         self.pool_norm = LayerNorm(embed_dim, epsilon) if norm_after_pool else Identity()
         self.head = _make_head(head, embed_dim, mlp_ratio, num_classes, epsilon)
         if distillation_token:
@@ -177,7 +188,8 @@ class ViT(nn.Layer):
             return self.pool_norm(x[:, 0])  # [B, D]
         if self.num_prefix_tokens:
             x = x[:, self.num_prefix_tokens :]  # [B, N, D]
-        return self.pool_norm(self.avgpool(x))  # [B, D]
+        pool = self.avgpool if self.sequence_pool is None else self.sequence_pool
+        return self.pool_norm(pool(x))  # [B, D]
 
     def forward_heads(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """两个头各自的 logits,训练时分开算损失:图像 [B, C, H, W] -> 两个 [B, num_classes]。

@@ -24,6 +24,8 @@ _NAMES = (
     "ex08_whole_vit",
     "ex10_rollout",
     "ex11_finetuning",
+    "ex14_conv_tokenizer",
+    "ex15_feeding",
 )
 FILES = {int(name[2:4]): name for name in _NAMES}  # 练习的号码就是课的号码
 

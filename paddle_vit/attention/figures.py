@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..compact import ConvTokenizer
 from ..errors import UserError
 from ..system.pictures import figure_and_words, image_grid
 from ..vit import ViT
@@ -202,6 +203,8 @@ def _filter_components(kernels, count):
 def filters_figure(model: ViT, count: int = 28) -> Figure:
     """图块嵌入的卷积核(patch filters):前几个主成分(principal components),各自拉伸。来源:ViT 论文图 7(左)。
 
+    由卷积得到 token 的模型,画第一层的卷积核。
+
     Args:
         model (ViT): 1 或 3 通道的模型。
         count (int): 画几个;图块的像素数 C * P * P 更少时只有那么多。
@@ -212,7 +215,9 @@ def filters_figure(model: ViT, count: int = 28) -> Figure:
     Raises:
         UserError: 模型的通道数不是 1 或 3。
     """
-    kernels = model.patch_embed.patch_embedding.weight.numpy()  # [D, C, P, P]
+    patches = model.patch_embed
+    first = patches.convolutions[0] if isinstance(patches, ConvTokenizer) else patches.patch_embedding
+    kernels = first.weight.numpy()  # [D, C, P, P]
     if kernels.shape[1] not in (1, 3):
         raise UserError(f"模型有 {kernels.shape[1]} 个通道:卷积核只能画 1 个(灰度)或 3 个(RGB)通道的。")
     components, shares = _filter_components(kernels, count)

@@ -93,7 +93,7 @@ def patch_number(query: int | tuple[int, int], grid_size: tuple[int, int]) -> in
 
 def output_tokens(model: nn.Layer) -> tuple[slice, str]:
     """分类头用到的 token 的位置(切片)和名字:class token(和蒸馏 token),或者全部图块。"""
-    if model.pool == "avg":
+    if model.pool != "cls":
         return slice(model.num_prefix_tokens, None), "所有图块平均"
     if model.distillation_token is None:
         return slice(0, 1), "class token"
@@ -107,7 +107,8 @@ def token_map(matrix: np.ndarray, model: ViT, query: int | tuple[int, int] | Non
         matrix (ndarray): [B, N, N],如 ``rollout`` 的结果或某一层某一头的权重。
         model (ViT): 用到汇聚方式、token 的次序和图块网格。
         query (int | (int, int) | None): 看哪个图块的那一行,给序号(按行优先)或 (行, 列);
-            ``None`` 看分类头用到的 token 的平均:``pool='cls'`` 时是 class token(有蒸馏 token 时还有它),否则是所有图块。
+            ``None`` 看分类头用到的 token 的平均:``pool='cls'`` 时是 class token(有蒸馏 token 时还有它),否则是所有图块
+            (``pool='seq'`` 也是普通的平均,不按汇聚的权重)。
 
     Returns:
         ndarray: [B, 行数, 列数]。

@@ -1,4 +1,4 @@
-"""命名的模型:ViT、DeiT、Swin 各种尺寸的设置,按名字建模型。"""
+"""命名的模型:ViT、DeiT、CCT、Swin 各种尺寸的设置,按名字建模型。"""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any
 from paddle import nn
 
 from ..checks import as_pair, check_positive
+from ..compact import HIDDEN_CHANNELS
 from ..errors import UserError
 from ..vit import ViT
 from .swin import SwinTransformer
@@ -49,6 +50,10 @@ _VIT_PATCHES_AND_IMAGES = {
 }
 # DeiT 论文表 1;base 另有一个 384 像素的。
 _DEIT_SIZES_AND_IMAGES = [("tiny", 224), ("small", 224), ("base", 224), ("base", 384)]
+# 层数 -> (嵌入维度, 头数, mlp_ratio);(层数, 卷积核, 卷积的层数, 图像, 类别数):CCT(arXiv 2104.05704)和作者的代码。
+_CCT_SIZES = {2: (128, 2, 1.0), 4: (128, 2, 1.0), 6: (256, 4, 2.0), 7: (256, 4, 2.0), 14: (384, 6, 3.0)}
+_CCTS = [(2, 3, 2, 32, 10), (4, 3, 2, 32, 10), (6, 3, 1, 32, 10), (7, 3, 1, 32, 10), (7, 3, 2, 32, 10)]
+_CCTS += [(7, 7, 2, 224, 102), (14, 7, 2, 224, 1000)]
 # 尺寸 -> (嵌入维度, 各级的层数, 各级的头数):Swin 论文(arXiv 2103.14030)3.3 节。
 _SWIN_SIZES = {
     "tiny": (96, (2, 2, 6, 2), (3, 6, 12, 24)),
@@ -73,6 +78,26 @@ def _vit(size, patch_size, image_size, pool="cls", **others):
         position_embedding="learnable",
         epsilon=1e-6,
         **others,
+    )
+
+
+def _cct(depth, kernel, layers, image_size, num_classes):
+    """一种尺寸的 CCT 的参数(字典);卷积核 3 的每层缩小 2 倍,7 的缩小 4 倍。"""
+    embed_dim, num_heads, mlp_ratio = _CCT_SIZES[depth]
+    return dict(
+        image_size=image_size,
+        patch_size={3: 2, 7: 4}[kernel] ** layers,
+        num_classes=num_classes,
+        embed_dim=embed_dim,
+        depth=depth,
+        num_heads=num_heads,
+        mlp_ratio=mlp_ratio,
+        pool="seq",
+        position_embedding="learnable",
+        position_std=0.2,
+        tokenizer="conv",
+        tokenizer_kernel=kernel,
+        trunk_norm=True,
     )
 
 
@@ -101,6 +126,8 @@ def _named_models():
         models[f"deit_{size}_patch16_{image}"] = ViT, _vit(size, 16, image)
     for size, image in _DEIT_SIZES_AND_IMAGES:
         models[f"deit_{size}_distilled_patch16_{image}"] = ViT, _vit(size, 16, image, distillation_token=True)
+    for depth, kernel, layers, image, classes in _CCTS:
+        models[f"cct_{depth}_{kernel}x{layers}_{image}"] = ViT, _cct(depth, kernel, layers, image, classes)
     for size, window, image in _SWIN_WINDOWS_AND_IMAGES:
         models[f"swin_{size}_patch4_window{window}_{image}"] = SwinTransformer, _swin(size, window, image)
     return models
@@ -110,8 +137,8 @@ _MODELS = _named_models()
 
 
 def _short_name(name):
-    """全名去掉图块、窗口和图像的大小,如 ``'deit_small_distilled_patch16_224'`` -> ``'deit_small_distilled'``。"""
-    return re.sub(r"_(patch|window)?\d+", "", name)
+    """全名去掉图块、窗口、卷积和图像的大小,如 ``'deit_small_distilled_patch16_224'`` -> ``'deit_small_distilled'``。"""
+    return re.sub(r"_\d+x\d+_\d+$|(?<!cct)_(patch|window)?\d+", "", name)
 
 
 def list_models() -> list[str]:
@@ -139,7 +166,7 @@ def full_name(name: str) -> str:
 
 
 def model_class(name: str) -> type:
-    """命名模型的类:``ViT``(DeiT 也是它)或 ``SwinTransformer``。
+    """命名模型的类:``ViT``(DeiT、CCT 也是它)或 ``SwinTransformer``。
 
     Raises:
         UserError: 没有这个名字。
@@ -247,6 +274,8 @@ def check_size(arguments: dict, shapes: Collection[tuple[int]], source: str | Pa
     depths = settings["depths"] if model is SwinTransformer else [settings["depth"]]
     dim, ratio = settings["embed_dim"], settings["mlp_ratio"]
     size = settings["in_channels"] * patch[0] * patch[1] * dim  # 图块嵌入
+    if settings.get("tokenizer") == "conv":
+        size = settings["in_channels"] * settings["tokenizer_kernel"] ** 2 * min(dim, HIDDEN_CHANNELS)  # 第一层卷积
     for i, depth in enumerate(depths[:20]):
         check_positive(depth, "depth")
         size += depth * (4 + 2 * max(ratio, 0)) * (dim * 2**i) ** 2  # 各层的线性层;Swin 每级的维度加倍

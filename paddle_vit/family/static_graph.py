@@ -8,6 +8,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
+from ..compact import ConvTokenizer
 from ..errors import UserError
 from ..layers import Identity, LayerScale, NormalizedAttention
 from .static_program import StaticGraph, serialize
@@ -64,8 +65,9 @@ def _write_attention(graph, y, attention, gamma=1.0, outputs=None, bias=None):
 
 
 def _write_mlp(graph, x, layer):
-    """一层的后一半:x 加上 Mlp 分支。"""
+    """一层的后一半:x(``trunk_norm`` 时是归一化以后的)加上 Mlp 分支。"""
     y = graph.layer_norm(x, layer.mlp_norm)
+    x = y if layer.trunk_norm else x
     with graph.inside(layer.mlp, "mlp"):
         y = graph.activation(_write_linear(graph, y, layer.mlp.fc1), layer.mlp.act)
         y = _write_linear(graph, y, layer.mlp.fc2, _gamma(layer.mlp_scale))
@@ -110,14 +112,26 @@ def _prefix_and_positions(model):
 
 
 def _write_patches(graph, image, patches):
-    """``PatchEmbedding``:[B, C, H, W] -> [B, N, D]。"""
-    convolution = patches.patch_embedding
-    D = convolution.weight.shape[0]
-    settings = dict(strides=list(patches.patch_size), paddings=[0, 0], dilations=[1, 1], groups=1)
-    inputs = {"Input": image, "Filter": graph.constant(convolution.weight)}
-    x = graph.op("conv2d", inputs, output="Output", data_format="NCHW", **settings)  # [B, D, H/P, W/P]
-    x = graph.add(x, graph.constant(convolution.bias), axis=1)
+    """``PatchEmbedding`` 或 ``ConvTokenizer``:[B, C, H, W] -> [B, N, D]。"""
+    if isinstance(patches, ConvTokenizer):
+        x, sides = image, [patches.stride] * 2
+        for layer in patches.convolutions:
+            x = graph.conv2d(x, layer.weight, sides, [patches.padding] * 2)  # [B, D, H', W']
+            x = graph.max_pool2d(graph.op("relu", {"X": x}), 3, 2, 1)  # [B, D, H' / 2, W' / 2],向上取整
+        D = layer.weight.shape[0]
+    else:
+        convolution = patches.patch_embedding
+        D = convolution.weight.shape[0]
+        x = graph.conv2d(image, convolution.weight, list(patches.patch_size), [0, 0])  # [B, D, H/P, W/P]
+        x = graph.add(x, graph.constant(convolution.bias), axis=1)
     return graph.transpose(graph.reshape(x, [0, D, patches.num_patches]), [0, 2, 1])  # [B, N, D]
+
+
+def _write_sequence_pool(graph, x, pool):
+    """``SequencePool``:[B, N, D] -> [B, D]。"""
+    scores = graph.transpose(_write_linear(graph, x, pool.attention), [0, 2, 1])  # [B, 1, N]
+    weights = graph.op("softmax", {"X": scores}, axis=-1)
+    return graph.reshape(graph.matmul(weights, x), [0, x.shape[2]])
 
 
 def _write_vit(graph, image, model):
@@ -144,7 +158,8 @@ def _write_vit(graph, image, model):
     else:
         if prefix:
             x = graph.slice(x, 1, len(prefix), x.shape[1])  # [B, N, D]
-        pooled = [graph.mean_of_tokens(x)]  # [B, D]
+        pool = model.sequence_pool
+        pooled = [graph.mean_of_tokens(x) if pool is None else _write_sequence_pool(graph, x, pool)]  # [B, D]
     if isinstance(model.pool_norm, nn.LayerNorm):
         pooled = [graph.layer_norm(x, model.pool_norm) for x in pooled]
     logits = [_write_head(graph, x, head) for x, head in zip(pooled, heads)]  # 各 [B, K]

@@ -74,6 +74,15 @@ class StaticGraph:
         y = self.matmul(x, self.constant(weight))
         return y if bias is None else self.add(y, self.constant(bias))
 
+    def conv2d(self, x, weight, strides, paddings):
+        """没有偏置的卷积:[B, C, H, W] -> [B, D, H', W']。"""
+        settings = dict(strides=strides, paddings=paddings, dilations=[1, 1], groups=1, data_format="NCHW")
+        return self.op("conv2d", {"Input": x, "Filter": self.constant(weight)}, output="Output", **settings)
+
+    def max_pool2d(self, x, size, stride, padding):
+        settings = dict(ksize=[size] * 2, strides=[stride] * 2, paddings=[padding] * 2, pooling_type="max")
+        return self.op("pool2d", {"X": x}, data_format="NCHW", **settings)
+
     def activation(self, x, layer):
         """激活函数:GELU,或它的两种近似。"""
         if isinstance(layer, QuickGELU):

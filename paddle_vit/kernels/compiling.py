@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from .loading import is_compiled, load_kernels
 
-__all__ = ["TRAINING", "are_compiled", "compile_for_training", "signature_of"]
+__all__ = ["CONVOLUTION", "TRAINING", "are_compiled", "compile_for_training", "signature_of"]
 
 # 训练要用的,从编译得最慢的起,各个进程才差不多同时做完
 TRAINING = (
@@ -31,6 +31,7 @@ TRAINING = (
     "mean_tokens_backward",
     "sum_rows",
 )
+CONVOLUTION = ("conv_pool_backward", "conv_pool_forward")  # 由卷积得到 token 的模型还要用的
 PROCESSES = 4
 
 # 内核的参数是什么类型,由名字看出;其余的是整数(地址和大小)
@@ -51,9 +52,13 @@ def signature_of(kernel: Callable) -> tuple:
     return normalize_signature(f"({', '.join(kinds.get(name, 'int64') for name in names)})")[0]
 
 
-def are_compiled() -> bool:
-    """训练要用的内核在这台机器上是不是都编译过。"""
-    return all(map(is_compiled, TRAINING))
+def _needed(convolution):
+    return (*CONVOLUTION, *TRAINING) if convolution else TRAINING
+
+
+def are_compiled(convolution: bool = False) -> bool:
+    """训练要用的内核在这台机器上是不是都编译过;convolution 见 ``compile_for_training``。"""
+    return all(map(is_compiled, _needed(convolution)))
 
 
 def _start():
@@ -67,11 +72,12 @@ def _compile(name):
     kernel.compile(signature_of(kernel))
 
 
-def compile_for_training(cores: int) -> None:
+def compile_for_training(cores: int, convolution: bool = False) -> None:
     """编译训练要用的内核,存在硬盘上。
 
     Args:
         cores (int): 可用的核数:最多开这么多个进程。
+        convolution (bool): 模型由卷积得到 token(``tokenizer='conv'``),还要编译卷积的。
     """
     fork = "fork" in multiprocessing.get_all_start_methods()  # 快得多:不必再导入 Paddle
     context = multiprocessing.get_context("fork" if fork else "spawn")
@@ -80,4 +86,4 @@ def compile_for_training(cores: int) -> None:
     except OSError:  # 进程之间的锁要写 /dev/shm;写不了时,用到哪个内核再编译哪个
         return
     with pool:
-        pool.map(_compile, TRAINING, chunksize=1)
+        pool.map(_compile, _needed(convolution), chunksize=1)

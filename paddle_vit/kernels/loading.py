@@ -15,7 +15,7 @@ from ..system.library import paddle_library
 __all__ = ["is_compiled", "load_kernels", "matmul_address", "use_threads", "why_no_kernels"]
 
 _HERE = Path(__file__).parent
-_MODULES = "attention", "broadcast", "dense", "updates"
+_MODULES = "attention", "broadcast", "convolution", "dense", "updates"
 
 
 def _thread_pool(openmp):

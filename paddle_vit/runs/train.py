@@ -14,6 +14,7 @@ from ..data.finding import far_from_square
 from ..data.parts import Data, FilePart
 from ..data.sources import load_data, tell
 from ..errors import UserError
+from ..family.models import model_settings
 from ..kernels.compiling import are_compiled, compile_for_training
 from ..kernels.loading import use_threads, why_no_kernels
 from ..system.cli import run_main
@@ -109,7 +110,8 @@ def _train(config, model, task):
     precision = autocast_dtype(config.precision, runtime["device"])
     beginning = begin(config)
     if runtime["device"] == "cpu":
-        _prepare_kernels(runtime["threads"], rank)
+        settings = {**model_settings(config.model), **config.given_model_arguments()}
+        _prepare_kernels(runtime["threads"], rank, settings.get("tokenizer") == "conv")
     if rank == 0:
         print(
             f"{font_advice()}{describe_runtime(runtime)}\n{_recipe_line(config)}读取数据 {config.dataset} …", flush=True
@@ -171,8 +173,8 @@ def _recipe_line(config):
     return f"配方 {config.recipe}(命令行上给的优先;不用它请加 --recipe none)\n"
 
 
-def _prepare_kernels(threads, rank):
-    """载入编译的循环;用不了或要先编译时,说一声。"""
+def _prepare_kernels(threads, rank, convolution):
+    """载入编译的循环;用不了或要先编译时,说一声。convolution 见 ``compile_for_training``。"""
     reason = why_no_kernels()
     if threads is not None:
         use_threads(threads)
@@ -180,6 +182,6 @@ def _prepare_kernels(threads, rank):
         return
     if reason is not None:
         print(f"提示:训练会慢一些,{reason}。", flush=True)
-    elif not are_compiled():
+    elif not are_compiled(convolution):
         print("第一次在这台机器上训练:先为它的 CPU 编译循环,约 15 秒,以后不再需要。", flush=True)
-        compile_for_training(usable_cores())
+        compile_for_training(usable_cores(), convolution)

@@ -54,7 +54,7 @@ def is_decayed(name: str, parameter: paddle.Tensor) -> bool:
 
 
 def layers_of(names: Iterable[str]) -> dict[str, int]:
-    """每个参数在第几层(字典):图块嵌入、token 和位置编码是 0,第 i 个编码器是 i,最后的归一化和头是 L + 1。
+    """每个参数在第几层(字典):图块嵌入、token 和位置编码是 0,第 i 个编码器是 i,最后的归一化、汇聚和头是 L + 1。
 
     Swin 的块(block)从第一级数到最后一级;一级末尾的图块合并与它前面的块同层。
 
@@ -67,7 +67,7 @@ def layers_of(names: Iterable[str]) -> dict[str, int]:
         if block is not None and block[0] not in blocks:
             blocks.append(block[0])
         layers[name] = len(blocks)
-    top = {name for name in layers if is_head(name) or name.startswith(("norm.", "pool_norm."))}
+    top = {name for name in layers if is_head(name) or name.startswith(("norm.", "pool_norm.", "sequence_pool."))}
     return {name: len(blocks) + 1 if name in top else layer for name, layer in layers.items()}
 
 

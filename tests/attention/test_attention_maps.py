@@ -36,10 +36,12 @@ KINDS = [
     ("cls", "none", 8, 2, 3, {}),
     ("cls", "learnable", (8, 12), (4, 2), 1, dict(distillation_token=True, register_tokens=3)),
     ("avg", "learnable", 8, 4, 3, dict(class_token=True, register_tokens=2)),
+    ("seq", "learnable", (8, 12), 4, 3, dict(tokenizer="conv", trunk_norm=True)),
 ]
 # 汇聚方式、别的 token、它们的个数、分类头用到的 token
 PREFIXES = [
     ("avg", {}, 0, slice(0, None)),
+    ("seq", {}, 0, slice(0, None)),
     ("cls", {}, 1, slice(0, 1)),
     ("avg", dict(class_token=True, register_tokens=2), 3, slice(3, None)),
     ("cls", dict(distillation_token=True), 2, slice(0, 2)),

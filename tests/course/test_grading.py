@@ -60,6 +60,8 @@ UNKNOWN = [
     ("ex10_rollout", "0.5 * a + 0.5", "0.7 * a + 0.3"),
     ("ex03_einsum", "** 0.5", "** 0.4"),
     ("ex11_finetuning", "backbone_lr / head_lr", "backbone_lr / head_lr / 7"),
+    ("ex14_conv_tokenizer", "F.relu(z + x)", "F.relu(z + 2 * x)"),
+    ("ex15_feeding", "/ 255", "/ 250"),
     ("ex04_mask_and_cost", "-1e9", "-3.0"),
     ("ex04_mask_and_cost", "K * N * D * D", "K * N * D * D + 17"),
 ]

@@ -51,6 +51,9 @@ def disagreement(model, fast, batch):
         dict(pool="cls", distillation_token=True, norm_after_pool=True, qk_norm=True, num_classes=0, depth=1),
         dict(pool="cls", activation="quick_gelu", embed_norm=True, register_tokens=2, position_embedding="learnable"),
         dict(activation="gelu_tanh", embed_norm=True, layer_scale=0.5),
+        dict(tokenizer="conv", pool="seq", trunk_norm=True, position_embedding="learnable"),  # CCT
+        dict(tokenizer="conv", pool="seq", register_tokens=2, norm_after_pool=True, num_classes=0),
+        dict(tokenizer="conv", trunk_norm=True, layer_scale=0.5, depth=1, pool="cls"),
     ],
 )
 def test_equals_the_eager_model(engine, settings):

@@ -78,6 +78,7 @@ TRAINED = {
     "distilled": "--pool cls --distillation-token --position-embedding learnable",
     "everything": "--register-tokens 2 --layer-scale 0.1 --qk-norm --qkv-bias --position-embedding sincos --head mlp",
     "another size": "--image-size 20 --patch-size 5 --norm-after-pool --position-embedding sincos1d",
+    "cct": "--model cct_2_3x2_32 --image-size 8",
     "swin": "--model swin_tiny --image-size 16 --embed-dim 24 --window-size 3",
 }
 

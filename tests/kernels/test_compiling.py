@@ -13,27 +13,28 @@ import pytest
 from support.running import PATIENCE, finish, start_training, wait_for
 
 from paddle_vit import ViT
-from paddle_vit.kernels.compiling import TRAINING, signature_of
+from paddle_vit.kernels.compiling import CONVOLUTION, TRAINING, signature_of
 from paddle_vit.kernels.loading import load_kernels
 from paddle_vit.training.update import AdamW, clip_gradients, move_towards
 
 STEP = """
 import paddle
 from paddle_vit import ViT
-from paddle_vit.kernels.compiling import TRAINING, are_compiled, compile_for_training
+from paddle_vit.kernels.compiling import CONVOLUTION, TRAINING, are_compiled, compile_for_training
 from paddle_vit.kernels.loading import load_kernels
 
 if __name__ == "__main__":
-    print(are_compiled())
-    compile_for_training(2)
-    print(are_compiled())
-    model = ViT(image_size=8, patch_size=2, in_channels=1, num_classes=3, embed_dim=8, depth=1, num_heads=2)
-    model(paddle.rand([2, 1, 8, 8])).sum().backward()
-    print([name for name in TRAINING if getattr(load_kernels(), name).stats.cache_misses])
+    print(are_compiled(), are_compiled(convolution=True))
+    compile_for_training(2, convolution=True)
+    print(are_compiled(), are_compiled(convolution=True))
+    for tokenizer in ("patch", "conv"):
+        model = ViT(8, 2, 1, num_classes=3, embed_dim=8, depth=1, num_heads=2, tokenizer=tokenizer)
+        model(paddle.rand([2, 1, 8, 8])).sum().backward()
+    print([name for name in (*CONVOLUTION, *TRAINING) if getattr(load_kernels(), name).stats.cache_misses])
 """
 
 
-def one_step():
+def one_step(tokenizer):
     model = ViT(
         image_size=8,
         patch_size=2,
@@ -43,6 +44,7 @@ def one_step():
         depth=1,
         num_heads=2,
         position_embedding="learnable",
+        tokenizer=tokenizer,
     )
     optimizer, average = AdamW(1e-3, parameters=model.parameters()), [p.clone() for p in model.parameters()]
     F.cross_entropy(model(paddle.rand([2, 1, 8, 8])), paddle.to_tensor([0, 2])).backward()
@@ -56,9 +58,11 @@ def test_the_signatures_are_those_of_a_training_step():
     kernels = load_kernels()
     if kernels is None:
         pytest.skip("没有 numba")
-    one_step()
-    used = {name: getattr(kernels, name) for name in TRAINING if getattr(kernels, name).signatures}
-    assert used.keys() == {*TRAINING}, "一步训练没有用到的,不必先编译"
+    one_step("patch")
+    one_step("conv")
+    names = (*CONVOLUTION, *TRAINING)
+    used = {name: getattr(kernels, name) for name in names if getattr(kernels, name).signatures}
+    assert used.keys() == {*names}, "一步训练没有用到的,不必先编译"
     for name, kernel in used.items():
         assert signature_of(kernel) in kernel.signatures, name
 
@@ -79,7 +83,7 @@ def test_a_fresh_machine_compiles_everything_beforehand(tmp_path):
     done = subprocess.run(
         [sys.executable, script], env=environment, capture_output=True, text=True, timeout=PATIENCE, check=True
     )
-    assert done.stdout.split("\n")[:3] == ["False", "True", "[]"]
+    assert done.stdout.split("\n")[:3] == ["False False", "True True", "[]"]
 
 
 def test_ctrl_c_stops_the_first_compilation(tmp_path):

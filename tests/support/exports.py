@@ -12,6 +12,7 @@ FAMILIES = {
     "average": lambda: ViT(**SMALL, position_embedding="learnable"),
     "class token": lambda: ViT(**SMALL, pool="cls", qkv_bias=True, register_tokens=2),
     "distilled": lambda: ViT(**SMALL, pool="cls", distillation_token=True, layer_scale=0.5, qk_norm=True),
+    "cct": lambda: ViT(**SMALL, tokenizer="conv", pool="seq", trunk_norm=True, position_embedding="learnable"),
     "swin": lambda: SwinTransformer(**SWIN, window_size=3),
 }
 INFO = DataInfo("test", tuple("甲乙丙丁戊己庚"), 3, 16, (0.5,) * 3, (0.25,) * 3, {})
