@@ -101,6 +101,14 @@ def test_window_partition_by_indexing_and_reverse(map_size, w):
     np.testing.assert_array_equal(window_reverse(windows, w, map_size).numpy(), x)
 
 
+@pytest.mark.parametrize("map_size", [(6, 6), (8, 6), (6, 8)])
+def test_a_map_that_cannot_be_cut_is_refused(map_size):
+    x = paddle.zeros([4, *map_size, 3])  # 4 张图凑够了数:不检查就会切成混着几张图的窗口
+    for cut in (lambda: window_partition(x, 4), lambda: window_reverse(paddle.zeros([9, 16, 3]), 4, map_size)):
+        with pytest.raises(UserError, match=f"{map_size[0]} x {map_size[1]}.*4 x 4.*pad_map"):
+            cut()
+
+
 @pytest.mark.parametrize("size, multiple", [(1, 1), (1, 7), (7, 7), (8, 7), (13, 4), (56, 7)])
 def test_round_up_by_counting(size, multiple):
     counted = 0
