@@ -60,6 +60,8 @@ UNKNOWN = [
     ("ex03_einsum", "** 0.5", "** 0.4"),
     ("ex11_finetuning", "backbone_lr / head_lr", "backbone_lr / head_lr / 7"),
     ("ex04_mask_and_cost", "-1e9", "-3.0"),
+    ("ex12_window_attention", "x = x.transpose([0, 1, 3, 2, 4, 5])", "x = x.transpose([0, 1, 3, 2, 4, 5]) * 2"),
+    ("ex12_window_attention", "y * gamma", "y * 1.1 * gamma"),
     ("ex04_mask_and_cost", "K * N * D * D", "K * N * D * D + 17"),
 ]
 
