@@ -24,6 +24,7 @@ _NAMES = (
     "ex10_rollout",
     "ex11_finetuning",
     "ex12_window_attention",
+    "ex13_swin",
 )
 FILES = {int(name[2:4]): name for name in _NAMES}  # 练习的号码就是课的号码
 
