@@ -24,6 +24,8 @@ _NAMES = (
     "ex08_whole_vit",
     "ex10_rollout",
     "ex11_finetuning",
+    "ex12_window_attention",
+    "ex13_swin",
     "ex14_conv_tokenizer",
     "ex15_feeding",
 )

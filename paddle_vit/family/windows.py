@@ -7,6 +7,8 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 
+from ..errors import UserError
+
 __all__ = [
     "pad_map",
     "relative_position_index",
@@ -23,9 +25,13 @@ def window_partition(x: Tensor, window_size: int) -> Tensor:
     Args:
         x (Tensor): [B, H, W, D],H 和 W 都是 window_size 的整数倍。
         window_size (int): 窗口边长 w,token。
+
+    Raises:
+        UserError: H 或 W 不是 window_size 的整数倍。
     """
     _, H, W, D = x.shape
     w = window_size
+    _check_multiple((H, W), w)
     x = x.reshape([-1, H // w, w, W // w, w, D])  # [B, H/w, w, W/w, w, D]
     x = x.transpose([0, 1, 3, 2, 4, 5])  # [B, H/w, W/w, w, w, D]
     return x.reshape([-1, w * w, D])  # [B * nW, N, D]
@@ -38,11 +44,25 @@ def window_reverse(windows: Tensor, window_size: int, map_size: tuple[int, int])
         windows (Tensor): [B * nW, N, D]。
         window_size (int): 窗口边长 w,token。
         map_size ((int, int)): 特征图的 (行数, 列数),都是 window_size 的整数倍。
+
+    Raises:
+        UserError: map_size 里有一个不是 window_size 的整数倍。
     """
+    _check_multiple(map_size, window_size)
     (H, W), w, D = map_size, window_size, windows.shape[-1]
     x = windows.reshape([-1, H // w, W // w, w, w, D])  # [B, H/w, W/w, w, w, D]
     x = x.transpose([0, 1, 3, 2, 4, 5])  # [B, H/w, w, W/w, w, D]
     return x.reshape([-1, H, W, D])  # [B, H, W, D]
+
+
+def _check_multiple(map_size, window_size):
+    """不检查的话,几张图凑够了数也能切,切出的窗口里混着别的图。"""
+    H, W = map_size
+    if H % window_size or W % window_size:
+        raise UserError(
+            f"特征图 {H} x {W} 切不成 {window_size} x {window_size} 的窗口:"
+            "行数和列数都应是窗口边长的整数倍,请先用 pad_map 补零,或改 window_size。"
+        )
 
 
 def round_up(size: int, multiple: int) -> int:

@@ -63,6 +63,10 @@ UNKNOWN = [
     ("ex14_conv_tokenizer", "F.relu(z + x)", "F.relu(z + 2 * x)"),
     ("ex15_feeding", "/ 255", "/ 250"),
     ("ex04_mask_and_cost", "-1e9", "-3.0"),
+    ("ex12_window_attention", "x = x.transpose([0, 1, 3, 2, 4, 5])", "x = x.transpose([0, 1, 3, 2, 4, 5]) * 2"),
+    ("ex12_window_attention", "y * gamma", "y * 1.1 * gamma"),
+    ("ex13_swin", "-100.0)", "-7.0)"),
+    ("ex13_swin", "scores + bias", "scores + 3 * bias"),
     ("ex04_mask_and_cost", "K * N * D * D", "K * N * D * D + 17"),
 ]
 

@@ -23,6 +23,8 @@ TAUGHT = (
     "vit.py",
     "equivalents.py",
     "functional.py",
+    "windows.py",
+    "swin.py",
     "attention",
     "weights",
 )

@@ -4,7 +4,14 @@ import pytest
 
 from paddle_vit import UserError, count_parameters
 from paddle_vit.family.swin import PatchMerging, SwinBlock, SwinStage, SwinTransformer, WindowAttention
-from paddle_vit.family.windows import relative_position_index, shifted_window_mask, window_partition, window_reverse
+from paddle_vit.family.windows import (
+    pad_map,
+    relative_position_index,
+    round_up,
+    shifted_window_mask,
+    window_partition,
+    window_reverse,
+)
 from paddle_vit.layers import Attention, EncoderLayer
 
 # 16 x 16 的图块网格:第一级 4 个窗口,第二级 8 x 8,第三级 4 x 4,窗口等于整张特征图
@@ -80,7 +87,9 @@ def test_one_block_serves_vit_and_swin():
     assert SwinBlock.forward is EncoderLayer.forward and WindowAttention.attend is Attention.attend
 
 
-@pytest.mark.parametrize("map_size, w", [((4, 6), 2), ((6, 3), 3), ((5, 10), 5)])
+@pytest.mark.parametrize(
+    "map_size, w", [((4, 6), 2), ((6, 3), 3), ((5, 10), 5), ((3, 3), 3), ((2, 3), 1), ((14, 7), 7)]
+)
 def test_window_partition_by_indexing_and_reverse(map_size, w):
     H, W = map_size
     x = np.random.randn(2, H, W, 3).astype("float32")
@@ -92,7 +101,33 @@ def test_window_partition_by_indexing_and_reverse(map_size, w):
     np.testing.assert_array_equal(window_reverse(windows, w, map_size).numpy(), x)
 
 
-@pytest.mark.parametrize("w", [1, 2, 5])
+@pytest.mark.parametrize("map_size", [(6, 6), (8, 6), (6, 8)])
+def test_a_map_that_cannot_be_cut_is_refused(map_size):
+    x = paddle.zeros([4, *map_size, 3])  # 4 张图凑够了数:不检查就会切成混着几张图的窗口
+    for cut in (lambda: window_partition(x, 4), lambda: window_reverse(paddle.zeros([9, 16, 3]), 4, map_size)):
+        with pytest.raises(UserError, match=f"{map_size[0]} x {map_size[1]}.*4 x 4.*pad_map"):
+            cut()
+
+
+@pytest.mark.parametrize("size, multiple", [(1, 1), (1, 7), (7, 7), (8, 7), (13, 4), (56, 7)])
+def test_round_up_by_counting(size, multiple):
+    counted = 0
+    while counted < size:
+        counted += multiple
+    assert round_up(size, multiple) == counted
+
+
+@pytest.mark.parametrize(
+    "map_size, multiple, padded_size", [((5, 7), 4, (8, 8)), ((2, 9), 3, (3, 9)), ((4, 6), 2, (4, 6))]
+)
+def test_pad_map_adds_zeros_below_and_to_the_right(map_size, multiple, padded_size):
+    (H, W), x = map_size, np.random.randn(2, *map_size, 3).astype("float32")
+    expected = np.zeros((2, *padded_size, 3), "float32")
+    expected[:, :H, :W] = x
+    np.testing.assert_array_equal(pad_map(paddle.to_tensor(x), multiple).numpy(), expected)
+
+
+@pytest.mark.parametrize("w", [1, 2, 3, 4, 5, 7])
 def test_relative_position_index_by_loops(w):
     rows = {}  # (行差, 列差) -> 表里的行号:从最小的差数起
     for row_difference in range(-(w - 1), w):
@@ -167,6 +202,19 @@ def test_shifted_windows_equal_attention_on_the_whole_map(map_size, window_size,
         np.testing.assert_allclose(block.attend(paddle.to_tensor(x)).numpy(), expected, atol=2e-5)
 
 
+@pytest.mark.parametrize(
+    "map_size, w, s", [((8, 12), 4, 1), ((8, 4), 4, 3), ((6, 9), 3, 2), ((5, 7), 4, 3), ((10, 5), 5, 4)]
+)
+def test_any_shift_equals_attention_on_the_whole_map(map_size, w, s):
+    block = SwinBlock(6, map_size, 2, w, qkv_bias=True)
+    block.shift, block.mask = s, shifted_window_mask(block.padded_size, w, s)
+    for parameter in block.attn.parameters():
+        parameter.set_value(paddle.randn(parameter.shape))
+    x = np.random.randn(2, map_size[0] * map_size[1], 6).astype("float32")
+    expected = attend_to_the_whole_map(block, x, map_size, w, s)
+    np.testing.assert_allclose(block.attend(paddle.to_tensor(x)).numpy(), expected, atol=2e-5)
+
+
 def test_window_attention_weights():
     w, s, map_size = 4, 2, (8, 12)
     attention = WindowAttention(8, 2, w, qkv_bias=True)
@@ -181,6 +229,34 @@ def test_window_attention_weights():
     without, none = attention(windows, need_weights=False, mask=mask)
     assert none is None
     np.testing.assert_allclose(without.numpy(), z.numpy(), atol=1e-5)
+
+
+MASK_CASES = [
+    # 特征图,窗口,移动
+    ((8, 12), 4, 2),
+    ((8, 12), 4, 1),
+    ((12, 8), 4, 3),
+    ((9, 6), 3, 1),
+    ((6, 6), 3, 2),
+    ((14, 21), 7, 3),
+    ((10, 5), 5, 4),  # 一个方向只有一个窗口
+    ((4, 4), 4, 2),  # 窗口等于整张特征图
+    ((6, 4), 2, 1),
+]
+
+
+@pytest.mark.parametrize("map_size, w, s", MASK_CASES)
+def test_mask_by_loops(map_size, w, s):
+    """滚动之后第 r 行原来是第 (r + s) % H 行;原来就在同一个窗口里(分界线在 s、s + w……)的 token 才互相看得见。"""
+    (H, W), mask = map_size, shifted_window_mask(map_size, w, s).numpy()
+    assert mask.shape == (H * W // w**2, w * w, w * w)
+    for window in range(len(mask)):
+        top, left = window // (W // w) * w, window % (W // w) * w
+        origins = [((top + n // w + s) % H, (left + n % w + s) % W) for n in range(w * w)]
+        labels = [((row - s) // w, (column - s) // w) for row, column in origins]
+        for i in range(w * w):
+            for j in range(w * w):
+                assert mask[window, i, j] == (0 if labels[i] == labels[j] else -100), (window, i, j)
 
 
 def test_mask_hides_only_what_wrapped_around():

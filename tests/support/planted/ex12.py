@@ -1,0 +1,48 @@
+A = "ex12_window_attention"
+JOIN = "    return paddle.concat(four, axis=-1)\n"
+MERGE = "    y = join_neighbours(x)\n    mean"
+PLANTED = [
+    (A, "no_transpose", [("    x = x.transpose([0, 1, 3, 2, 4, 5])\n", "")]),
+    (A, "column_windows", [("    x = x.transpose([0, 1, 3, 2, 4, 5])", "    x = x.transpose([0, 3, 1, 2, 4, 5])")]),
+    (A, "transposed_inside", [("    x = x.transpose([0, 1, 3, 2, 4, 5])", "    x = x.transpose([0, 1, 3, 4, 2, 5])")]),
+    (A, "sizes_swapped", [("x.reshape([-1, H // w, w, W // w, w, D])", "x.reshape([-1, W // w, w, H // w, w, D])")]),
+    (A, "windows_before_images", [("    x = x.transpose([0, 1, 3, 2, 4, 5])", "    x = x.transpose([1, 3, 0, 2, 4, 5])")]),
+    (A, "not_flattened", [("    return x.reshape([-1, w * w, D])", "    return x.reshape([-1, H * W // w**2, w * w, D])")]),
+    (A, "no_check", [("if H % w or W % w:", "if False:")]),
+    (A, "reverse_no_transpose", [("    y = y.transpose([0, 1, 3, 2, 4, 5])\n", "")]),
+    (A, "reverse_column_windows", [
+        ("windows.reshape([-1, H // w, W // w, w, w, D])", "windows.reshape([-1, W // w, H // w, w, w, D])"),
+        ("y = y.transpose([0, 1, 3, 2, 4, 5])", "y = y.transpose([0, 2, 3, 1, 4, 5])")]),
+    (A, "reverse_transposed_inside", [("y = y.transpose([0, 1, 3, 2, 4, 5])", "y = y.transpose([0, 1, 4, 2, 3, 5])")]),
+    (A, "reverse_sizes_swapped", [("windows.reshape([-1, H // w, W // w,", "windows.reshape([-1, W // w, H // w,")]),
+    (A, "reverse_windows_before_images", [
+        ("windows.reshape([-1, H // w, W // w, w, w, D])", "windows.reshape([H // w, W // w, -1, w, w, D])"),
+        ("y = y.transpose([0, 1, 3, 2, 4, 5])", "y = y.transpose([2, 0, 3, 1, 4, 5])")]),
+    (A, "merge_row_order", [("x[:, 1::2, 0::2], x[:, 0::2, 1::2]", "x[:, 0::2, 1::2], x[:, 1::2, 0::2]")]),
+    (A, "merge_reshape", [(JOIN, "    return x.reshape([x.shape[0], x.shape[1] // 2, x.shape[2] // 2, -1])\n")]),
+    (A, "merge_quarters", [
+        ("    four = [x[:, 0::2, 0::2], x[:, 1::2, 0::2], x[:, 0::2, 1::2], x[:, 1::2, 1::2]]\n",
+        "    h, w = x.shape[1] // 2, x.shape[2] // 2\n    four = [x[:, :h, :w], x[:, h:, :w], x[:, :h, w:], x[:, h:, w:]]\n")]),
+    (A, "merge_interleaved", [(JOIN, "    return paddle.stack(four, axis=-1).flatten(3)\n")]),
+    (A, "merge_mean", [(JOIN, "    return sum(four) / 4\n"),
+        (MERGE, "    y = paddle.concat([x[:, i::2, j::2] for j in (0, 1) for i in (0, 1)], axis=-1)\n    mean")]),
+    (A, "odd_cropped", [("    x = F.pad(x, [0, W % 2, 0, H % 2], data_format=\"NHWC\")\n", "    x = x[:, : H // 2 * 2, : W // 2 * 2]\n")]),
+    (A, "odd_before", [("[0, W % 2, 0, H % 2]", "[W % 2, 0, H % 2, 0]")]),
+    (A, "no_norm", [("    y = (y - mean) / paddle.sqrt(variance + 1e-5)\n", "")]),
+    (A, "no_gamma_beta", [("    y = y * gamma + beta\n", "")]),
+    (A, "norm_after", [(MERGE, "    y = join_neighbours(x) @ weight\n    mean"), ("    y = y * gamma + beta\n    return y @ weight", "    return y")]),
+    (A, "norm_each", [(MERGE, "    y = x\n    mean"), ("    y = y * gamma + beta\n", "    y = join_neighbours(y) * gamma + beta\n")]),
+    (A, "unbiased", [(", unbiased=False", "")]),
+    (A, "no_projections", [("4 * N * dim**2 + ", "")]),
+    (A, "three_projections", [("4 * N * dim**2", "3 * N * dim**2")]),
+    (A, "cost_of_the_whole_map", [("N if window_size is None else window_size**2", "N")]),
+    (A, "cost_of_one_side", [("window_size**2", "window_size")]),
+    (A, "cost_of_one_window", [("    return 4 * N", "    N = seen\n    return 4 * N")]),
+    (A, "one_product", [("2 * N * seen", "N * seen")]),
+    (A, "doubled", [("return 4 * N * dim**2 + 2 * N", "return 8 * N * dim**2 + 4 * N")]),
+    ("ex12_einops", "transposed_inside", [("(b r c) (i j) d\"", "(b r c) (j i) d\"")]),
+    ("ex12_einops", "windows_before_images", [("-> (b r c) (i j) d", "-> (r c b) (i j) d")]),
+    ("ex12_einops", "reverse_windows_before_images", [('(windows, "(b r c)', '(windows, "(r c b)')]),
+    ("ex12_einops", "merge_row_order", [("(j i d)", "(i j d)")]),
+    ("ex12_einops", "merge_interleaved", [("(j i d)", "(d j i)")]),
+]  # fmt: skip
