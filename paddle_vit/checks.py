@@ -156,6 +156,8 @@ def check_drop_path(value: float) -> None:
 
 def check_type(x: Any, weight: paddle.Tensor, what: str) -> None:
     """不是 Tensor,或数值类型与权重不能一起算时抛出 ``UserError``;混合精度里两者可以不同。"""
+    if isinstance(x, tuple) and len(x) == 2:
+        raise UserError(f"{what}是两样东西的 tuple,应为 Tensor:Attention 返回 (z, attn_weights),往下传的是 z。")
     if isinstance(x, _NOT_TENSORS) or not hasattr(x, "dtype"):
         raise UserError(f"{what}是 {type(x).__name__},应为 Tensor:请先用 paddle.to_tensor(…, 'float32')。")
     if x.dtype != weight.dtype and x.dtype not in _FLOATS:
@@ -167,6 +169,8 @@ def check_images(x: paddle.Tensor, weight: paddle.Tensor, in_channels: int, imag
     """输入不是形状 [B, in_channels, 高, 宽]、与 weight 类型相配的 Tensor 时抛出 ``UserError``。"""
     check_type(x, weight, "输入图像")
     if len(x.shape) != 4 or tuple(x.shape[1:]) != (in_channels, *image_size):
+        if len(x.shape) == 4 and tuple(x.shape[1:]) == (*image_size, in_channels):
+            raise UserError(f"输入图像的形状是 {list(x.shape)},通道应在第二轴:请先用 x.transpose([0, 3, 1, 2])。")
         raise UserError(
             f"输入图像的形状是 {list(x.shape)},应为 [B, {in_channels}, {image_size[0]}, {image_size[1]}];"
             "请缩放图像,或建模型时改 image_size / in_channels;一张图像先用 x.unsqueeze(0) 变成一批。"

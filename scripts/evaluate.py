@@ -53,6 +53,8 @@ def main():
         print(f"  {name}\t{right}/{total}" + (f"\t{right / total:.2%}" if total else ""))
     if args.pictures is not None:
         for _, figure, name in task.result_pictures(result, args.part):
+            if figure is None:  # 全对了,没有错例
+                continue
             print(save_pixels(draw(figure), Path(args.pictures) / name))
         sys.stderr.write(font_advice())
 

@@ -11,6 +11,7 @@ from paddle_vit.deploy.engines import add_engine_arguments
 from paddle_vit.deploy.predictor import Predictor
 from paddle_vit.deploy.results import PredictionTable, check_table
 from paddle_vit.system.cli import ArgumentParser, numbers, run_main
+from paddle_vit.system.files import quoted
 from paddle_vit.system.fitting import FITS, fit_named
 from paddle_vit.system.runtime import setup_runtime
 
@@ -51,7 +52,7 @@ def main():
     hint = far_from_square(paths, predictor.info)
     if hint is not None:
         print(hint, file=sys.stderr)
-    info, good, bad, first = predictor.info, [], [], []
+    info, good, bad, light = predictor.info, [], [], []
 
     def readable():
         for path in paths:
@@ -61,16 +62,17 @@ def main():
                 bad.append((path, error))
                 continue
             good.append(path)
-            if len(first) < 20:
-                first.append(looks_light(image))
+            if len(good) <= 200:  # 看一张图像要一点时间
+                light.append(looks_light(image))
             yield image
 
     table = PredictionTable(info.classes, args.images)
     for i, prediction in enumerate(predictor.each(readable(), args.top, args.invert)):
         print(f"{good[i]}\t{prediction}")
         table.add(good[i], prediction)
-    if info.name in DARK_BACKGROUND and not args.invert and first and all(first):
-        print("提示:图片像是白底黑字,训练数据是黑底白字:请加 --invert。", file=sys.stderr)
+    if info.name in DARK_BACKGROUND and not args.invert and any(light):
+        some = "" if all(light) else f"(如 {quoted(good[light.index(True)])};黑底白字的请分开预测)"
+        print(f"提示:{sum(light)} 张图片像是白底黑字,训练数据是黑底白字:请加 --invert{some}。", file=sys.stderr)
     table.bad += [(path, error.short) for path, error in bad]
     if summary := table.summary():
         print(summary, file=sys.stderr if args.output is None else sys.stdout)  # 标准输出里每行一张图片

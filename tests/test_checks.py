@@ -49,7 +49,8 @@ def test_images_of_the_wrong_kind(model):
     one_line(lambda: model((images * 255).astype("uint8")), "uint8", "float32", "255")
     one_line(lambda: model(images.numpy()), "ndarray", "paddle.to_tensor")
     one_line(lambda: model(images[0]), "[3, 8, 8]", "[B, 3, 8, 8]", "unsqueeze")
-    one_line(lambda: model(images.transpose([0, 2, 3, 1])), "[2, 8, 8, 3]", "[B, 3, 8, 8]")
+    one_line(lambda: model(images.transpose([0, 2, 3, 1])), "[2, 8, 8, 3]", "transpose([0, 3, 1, 2])")
+    one_line(lambda: model(images[:, :, :6]), "[2, 3, 6, 8]", "[B, 3, 8, 8]")
 
 
 @pytest.mark.parametrize("layer", [*LAYERS, "Mlp"])
@@ -111,6 +112,12 @@ def test_what_can_be_calculated_is_allowed():
 def test_what_is_no_tensor(x):
     for make in {**MODELS, **LAYERS, "Mlp": lambda: Mlp(8)}.values():
         one_line(lambda make=make: make()(x), type(x).__name__, "paddle.to_tensor")
+
+
+def test_both_things_that_attention_returns():
+    both = Attention(8, 2)(paddle.rand([2, 4, 8]))
+    for layer in (EncoderLayer(8, 2), Attention(8, 2), Mlp(8)):
+        one_line(lambda layer=layer: layer(both), "tuple", "(z, attn_weights)")
 
 
 @pytest.mark.parametrize(

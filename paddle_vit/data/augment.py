@@ -14,6 +14,7 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from ..checks import as_pair
 from ..config import Config
+from ..errors import UserError
 from ..system.fitting import Fit, Size, fit_image
 
 __all__ = [
@@ -211,7 +212,16 @@ def augment_pixels(images: np.ndarray, config: Config, numbers: np.ndarray) -> n
 
 
 def normalize(images: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
-    """uint8 [B, H, W, C] -> float32 [B, C, H, W],(像素 / 255 - mean) / std。"""
+    """uint8 [B, H, W, C] -> float32 [B, C, H, W],(像素 / 255 - mean) / std。
+
+    Raises:
+        UserError: 不是一批图像,或通道不在最后、与 mean 的个数不同。
+    """
+    if images.ndim != 4 or images.shape[-1] != len(mean):
+        shape = f"[B, H, W, {len(mean)}]"
+        raise UserError(
+            f"normalize 的图像形状是 {list(images.shape)},应为 {shape},0 到 255:通道放在最后,由它换到前面。"
+        )
     scale = (1 / (255 * np.asarray(std))).astype("float32")  # [C]
     shift = (-np.asarray(mean) / np.asarray(std)).astype("float32")  # [C]
     return np.ascontiguousarray((images * scale + shift).transpose(0, 3, 1, 2))  # [B, C, H, W]

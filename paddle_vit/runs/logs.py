@@ -90,7 +90,7 @@ class RunLog:
 
     def say(self, text: str) -> None:
         """打印一行,不弄乱进度条。"""
-        self._bar.write(text, file=sys.stdout)
+        self._bar.write(f"{text}\n", file=sys.stdout, end="")  # 换行一起写:Ctrl-C 不会落在中间
         sys.stdout.flush()
 
     # ---- 训练循环在这些时候调用 ----
@@ -181,8 +181,11 @@ class RunLog:
         )
 
     def pictures(self, pictures: Iterable[Picture], epoch: int) -> None:
-        """写几张图(``tasks.task.Picture``);有文件名的也存进运行目录。"""
+        """写几张图(``tasks.task.Picture``);有文件名的也存进运行目录,没有可画的就删掉以前的。"""
         for tag, image, file in pictures:
+            if image is None:
+                (self.directory / file).unlink(missing_ok=True)
+                continue
             pixels = draw(image)
             self._writer.add_image(tag, pixels, epoch)
             if file is not None:

@@ -138,7 +138,9 @@ class Classification(Task):
             predicted, probability = result.classes[worst, 0], result.probabilities[worst, 0]
             guesses = [*zip(result.labels[worst], predicted, probability)]
             figure = mistakes_figure(images, guesses, classes, f"{name}上错得最离谱的图像(真实 → 预测)")
-            yield Picture(f"{part}/mistakes", figure, f"mistakes_{part}.png")
+        else:
+            figure = None  # 全对了
+        yield Picture(f"{part}/mistakes", figure, f"mistakes_{part}.png")
 
     def _attention(self, model, title):
         """固定的几张验证图像的注意力:第一张各层各头的权重,和每张的 rollout;Swin 和自己写的模型没有。"""

@@ -44,7 +44,8 @@ class Picture(NamedTuple):
 
     Attributes:
         tag (str): VisualDL 的标签,``/`` 之前的是分组。
-        image (Figure | ndarray): matplotlib 的图,或 uint8 [B, H, W, C] 的一批图像(排成网格)。
+        image (Figure | ndarray | None): matplotlib 的图,或 uint8 [B, H, W, C] 的一批图像(排成网格);
+            ``None`` 表示这次没有可画的,要有 file。
         file (str | None): 也存进运行目录,用这个文件名。
     """
 

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from paddle_vit import UserError
 from paddle_vit.config import Config
 from paddle_vit.data import augment
 
@@ -117,3 +118,9 @@ def test_pixels_come_back_from_normalized_images():
     inputs = augment.normalize(images, mean, std)
     np.testing.assert_array_equal(augment.to_pixels(inputs, mean, std), images)
     assert augment.to_pixels(inputs + 10, mean, std).min() == 255  # 超出范围的取最近的
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 8, 8), (2, 3, 8, 8), (8, 8, 3), (2, 8, 8)])
+def test_normalize_refuses_what_is_no_batch_with_channels_last(shape):
+    with pytest.raises(UserError, match=r"应为 \[B, H, W, 3\]"):
+        augment.normalize(np.zeros(shape, "uint8"), [0.5] * 3, [0.5] * 3)

@@ -285,6 +285,8 @@ def test_predict(tiny_run, tmp_path):
     ImageOps.invert(Image.open(tmp_path / "3.png")).save(tmp_path / "nested" / "white.png")
     light = run_here("predict", tiny_run, tmp_path / "nested" / "white.png")
     assert "--invert" in light.stderr and light.returncode == 0
+    some = run_here("predict", tiny_run, tmp_path / "3.png", tmp_path / "nested" / "white.png").stderr
+    assert "1 张图片像是白底黑字" in some and "white.png" in some  # 夹在黑底白字的图片里也说
     assert "--invert" not in run_here("predict", tiny_run, tmp_path / "nested" / "white.png", "--invert").stderr
     (tmp_path / "text.png").write_text("x", encoding="utf-8")
     assert_one_chinese_line(run_here("predict", tiny_run, tmp_path / "text.png"), "text.png")

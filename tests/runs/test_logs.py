@@ -19,6 +19,7 @@ from paddle_vit.runs.logs import NoLog, RunLog
 from paddle_vit.system.pictures import confusion_figure, draw, image_grid, mistakes_figure
 from paddle_vit.tasks.classification import Classification
 from paddle_vit.tasks.evaluation import Evaluation
+from paddle_vit.tasks.task import Picture
 from paddle_vit.training.loop import Trainer
 from paddle_vit.training.progress import Progress, Step
 
@@ -172,6 +173,16 @@ def test_a_runs_records(tiny_run):
     lines = read_metrics(tiny_run)
     assert [line["epoch"] for line in lines] == [1, 2]
     assert {"train_loss", "train_top1", "val_loss", "val_top1", "lr", "images_per_second"} <= set(lines[0])
+
+
+def test_a_picture_with_nothing_to_draw_removes_the_old_file(tmp_path):
+    log = RunLog(tmp_path, 10, 5)
+    log.pictures([Picture("val/mistakes", np.zeros((1, 4, 4, 1), "uint8"), "mistakes_val.png")], 1)
+    assert (tmp_path / "mistakes_val.png").exists()
+    for _ in range(2):
+        log.pictures([Picture("val/mistakes", None, "mistakes_val.png")], 2)
+        assert not (tmp_path / "mistakes_val.png").exists()
+    log.close()
 
 
 def graph_of(model, directory):
