@@ -1,5 +1,7 @@
 """CCT:由卷积得到 token,按学到的权重汇聚,主干上的归一化;参数的个数是论文和作者的代码里的。"""
 
+import re
+
 import numpy as np
 import paddle
 import paddle.nn.functional as F
@@ -197,6 +199,16 @@ def test_the_models_have_the_published_number_of_parameters():
     assert {name for name in list_models() if name.startswith("cct")} == COUNTS.keys()
     with paddle.LazyGuard():
         assert {name: count_parameters(create_model(name)) for name in COUNTS} == COUNTS
+
+
+def test_names_say_what_the_models_are():
+    for name in COUNTS:
+        depth, kernel, layers, image = map(int, re.fullmatch(r"cct_(\d+)_(\d)x(\d)_(\d+)", name).groups())
+        with paddle.LazyGuard():
+            model = create_model(name)
+        assert len(model.encoders) == depth and model.settings["image_size"] == image
+        kernels = [tuple(layer.weight.shape[2:]) for layer in model.patch_embed.convolutions]
+        assert kernels == [(kernel, kernel)] * layers
 
 
 def test_short_names():

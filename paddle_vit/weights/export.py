@@ -88,6 +88,8 @@ def _check_exportable(model):
         reasons.append("qk_scale 不是 d ** -0.5")
     if settings.get("head") == "mlp":
         reasons.append("分类头是 mlp")
+    if settings.get("tokenizer") == "conv" or settings.get("trunk_norm") or settings.get("pool") == "seq":
+        reasons.append("它有 CCT 的部件")
     if settings.get("embed_norm"):
         reasons.append("编码器之前有层归一化,图块嵌入又有偏置")
     if isinstance(model, SwinTransformer) and model.pads_before_shift:

@@ -53,7 +53,7 @@ class WeightsInfo:
         model (dict | None): 本项目的文件:``create_model`` 的全部参数。
         image_size ((int, int) | None): 训练时图像的 (高, 宽),像素。
         num_classes, in_channels (int | None): 分类头的类别数,图像的通道数。
-        norm_first, activation, scale, pool: 见 ``tables``。
+        norm_first, trunk_norm, activation, scale, pool: 见 ``tables``。
         position_embedding (str | None): 本项目的文件:位置编码的种类。
         qkv_bias (bool | None): q、k、v 有没有偏置。
         fit (Fit | None): 训练时图片怎样摆成模型的大小。
@@ -77,6 +77,7 @@ class WeightsInfo:
     num_classes: int | None = None
     in_channels: int | None = None
     norm_first: bool | None = None
+    trunk_norm: bool | None = None
     activation: str | None = None
     scale: float | None = None
     pool: str | None = None
@@ -152,6 +153,7 @@ def describe_file(tensors: TensorFile, table: Table, given: bool = False, model:
         epsilon=table.epsilon,
         num_heads=_as_tuple(table.num_heads) or heads_of_flax(table, shapes),
         norm_first=table.norm_first,
+        trunk_norm=None if table.name == "paddle_vit" else table.trunk_norm,
         activation=table.activation,
         scale=table.scale,
         pool=table.pool or pool_of_norm(table, shapes),
@@ -224,6 +226,7 @@ def _facts_of_model(model, shapes, path):
         "num_heads": tuple(heads) if isinstance(heads, (list, tuple)) else heads,
         "scale": settings["qk_scale"],
         "pool": settings.get("pool"),
+        "trunk_norm": settings.get("trunk_norm", False),
         "position_embedding": settings.get("position_embedding"),
         "num_classes": settings["num_classes"],
         "in_channels": settings["in_channels"],

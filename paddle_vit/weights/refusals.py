@@ -110,6 +110,11 @@ def check_architecture(model, table, info):
         raise UserError(f"{start}它是 {table.family} 的权重(格式 {table.name}),模型是 {family}。请换模型或权重。")
     if info.norm_first is False:
         raise UserError(f"{start}它先算注意力再归一化(post-norm),我们的编码器先归一化(pre-norm),结果会是错的。")
+    if info.trunk_norm not in (None, _settings(model).get("trunk_norm", False)):
+        where = "主干上" if info.trunk_norm else "残差分支里"
+        raise UserError(
+            f"{start}它的第二个层归一化在{where},模型的不是,结果会是错的:{_how_to_set(trunk_norm=info.trunk_norm)}"
+        )
     activation = _settings(model).get("activation", "gelu")
     if info.activation not in (None, *ACTIVATIONS):
         raise UserError(f"{start}它的激活函数是 {info.activation},我们的只有 {'、'.join(ACTIVATIONS)},结果会是错的。")
@@ -206,7 +211,8 @@ def check_meaning(plan: Plan):
 
 # 有没有都行的部分:文件与模型不一样,就是两种结构
 _NORMS = r"^(norm|pool_norm|embed_norm)\.|\.(attn_norm|mlp_norm|q_norm|k_norm)\.|_scale\.gamma$"
-_TOKENS = r"^(class_token|distillation_token|register_tokens|position_embedding|distillation_head\.)|relative_position"
+_TOKENS = r"^(class_token|distillation_token|register_tokens|position_embedding|distillation_head\.|sequence_pool\.)"
+_TOKENS += "|relative_position"
 
 
 def _check_structure(plan):
@@ -278,6 +284,7 @@ def _options(plan):
     def present(ours):
         return bool(plan.find(ours))
 
+    convolution = plan.find("patch_embed.convolutions.0.weight")
     registers, fc1 = plan.find("register_tokens"), plan.find("encoders.0.mlp.fc1.bias")
     stated = {
         "qkv_bias": present("encoders.0.attn.qkv.bias"),
@@ -286,6 +293,8 @@ def _options(plan):
         "norm_after_pool": present("pool_norm.weight"),
         "register_tokens": plan.tensors[registers[0]].shape[-2] if registers else 0,
         "distillation_token": present("distillation_token"),
+        "tokenizer": "conv" if convolution else "patch",
+        "tokenizer_kernel": plan.tensors[convolution[0]].shape[-1] if convolution else 3,
     }
     if fc1:
         ratio = plan.tensors[fc1[0]].shape[0] / model.encoders[0].mlp.fc1.weight.shape[0]
@@ -295,7 +304,11 @@ def _options(plan):
     scaled = present("encoders.0.attn_scale.gamma")
     if scaled != (settings["layer_scale"] is not None):
         different["layer_scale"] = 1e-5 if scaled else None
-    if present("class_token") and model.class_token is None:
+    if present("sequence_pool.attention.weight") and settings["pool"] != "seq":
+        different["pool"] = "seq"
+    elif settings["pool"] == "seq" and not present("sequence_pool.attention.weight"):
+        different["pool"] = "cls" if present("class_token") else "avg"
+    elif present("class_token") and model.class_token is None:
         different["pool"] = "cls"
     elif model.class_token is not None and not present("class_token"):
         different.update({"pool": "avg", **({"class_token": False} if settings["class_token"] else {})})

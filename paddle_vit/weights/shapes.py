@@ -46,14 +46,25 @@ def num_classes_of(table, shapes):
     return None if shape is None or len(shape) != 1 else shape[0]
 
 
+def _patch_kernel(table, shapes):
+    """图块嵌入的卷积核的形状;由几层卷积得到 token 的,换成同样大小的图块的 [D, C, P, P]。"""
+    kernels = []
+    while (kernel := find_shape(table, shapes, f"patch_embed.convolutions.{len(kernels)}.weight")) is not None:
+        kernels.append(kernel)
+    if not kernels or any(len(kernel) != 4 for kernel in kernels):
+        return find_shape(table, shapes, "patch_embed.patch_embedding.weight")
+    side = (2 * max(1, kernels[0][-1] // 2 - 1)) ** len(kernels)
+    return kernels[-1][0], kernels[0][1], side, side
+
+
 def in_channels_of(table, shapes):
-    kernel = find_shape(table, shapes, "patch_embed.patch_embedding.weight")
+    kernel = _patch_kernel(table, shapes)
     return None if kernel is None or len(kernel) != 4 else kernel[2 if table.layout == "flax" else 1]
 
 
 def image_size_of(table, shapes):
     """由位置编码的行数和图块边长推出正方形图像的边长。"""
-    kernel = find_shape(table, shapes, "patch_embed.patch_embedding.weight")
+    kernel = _patch_kernel(table, shapes)
     positions = find_shape(table, shapes, "position_embedding")
     if positions is None or kernel is None or len(kernel) != 4 or len(positions) < 2:
         return None
@@ -69,7 +80,7 @@ def image_size_of(table, shapes):
 def sizes_of(table, shapes):
     """由张量的形状看得出的几个数(字典),看不出的不在里面;与 config.json 里的比。"""
     sizes = {"num_classes": num_classes_of(table, shapes), "in_channels": in_channels_of(table, shapes)}
-    kernel = find_shape(table, shapes, "patch_embed.patch_embedding.weight")
+    kernel = _patch_kernel(table, shapes)
     if kernel is not None and len(kernel) == 4:
         kernel = kernel if table.layout != "flax" else (kernel[3], kernel[2], *kernel[:2])
         sizes.update(embed_dim=kernel[0], patch_size=tuple(kernel[2:]))
@@ -97,6 +108,8 @@ def candidates(table, shapes):
     distilled, with_class = (
         find_shape(table, shapes, f"{name}_token") is not None for name in ("distillation", "class")
     )
+    convolution = find_shape(table, shapes, "patch_embed.convolutions.0.weight")
+    sizes["tokenizer_kernel"] = None if convolution is None else convolution[-1]
     names = []
     for name in list_models():
         settings = model_settings(name)

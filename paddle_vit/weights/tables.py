@@ -15,7 +15,8 @@
       encoders.{i}.attn.qkv: [blocks.{i}.q, blocks.{i}.k, blocks.{i}.v]
 
 还可以写:``normalization``(像素怎样归一化:half 是均值和标准差都 0.5,imagenet 和 clip 是它们的,none 不归一化),
-``scale``(q k^T 的缩放,不写是 d ** -0.5),``pool``(cls 或 avg),``patch_order``(图块嵌入是线性层时图块展平的次序,
+``scale``(q k^T 的缩放,不写是 d ** -0.5),``trunk_norm``(第二个归一化在主干上,不写是 false),
+``pool``(cls 或 avg),``patch_order``(图块嵌入是线性层时图块展平的次序,
 如 ``p1 p2 c``),``prefixes``(要去掉的前缀;多数张量共有的,如 ``_orig_mod.``,不写也会去掉),``ignore``(本来就不需要的张量,
 可以有 ``*``),``head_extras``(分类头多出来的部分,换分类头时才不需要)。``{i}`` 是数字,``{2i+1}`` 是它的两倍加一;
 ``甲 | 乙`` 任一。
@@ -61,6 +62,7 @@ class Table:
     tensors: dict
     family: Any = None
     norm_first: Any = None
+    trunk_norm: bool = False
     activation: Any = None
     epsilon: Any = None
     num_heads: Any = None
@@ -165,6 +167,7 @@ _KINDS = {
     "layout": ("torch", "paddle", "flax"),
     "family": ("vit", "swin", "attention"),
     "norm_first": bool,
+    "trunk_norm": bool,
     "activation": str,
     "epsilon": float,
     "num_heads": (int, list),

@@ -16,13 +16,14 @@ TOLERANCE = 1e-4
 WRITERS = re.compile(
     r"(^patch|patch_embed\w*\.(proj|projection|patch_embedding|patch_embed)|reduction|o_proj|out_proj|linear2|fc2|to_out\.0"
     r"|attention\.output\.dense|layer\.\d+\.output\.dense|attn\.proj|attn\.out|conv_proj|to_patch_embedding\.1"
-    r"|fn\.net\.3|net\.4)\.(weight|bias)$"
+    r"|fn\.net\.3|net\.4|conv_layers\.\d\.0)\.(weight|bias)$"
 )
 # Swin 在图块嵌入之后就有一个层归一化,缩小它的输入就够了
 PATCHES = re.compile(r"patch_embed\w*\.(proj|projection|patch_embed)\.(weight|bias)$")
 SWAPS = [
     ("q_proj", "k_proj"),
     ("norm1", "norm2"),
+    ("pre_norm", "norm1"),
     ("layernorm_before", "layernorm_after"),
     ("attn_norm", "mlp_norm"),
     ("cls_classifier", "distillation_classifier"),

@@ -92,7 +92,7 @@ def test_epsilon_without_a_decimal_point(tmp_path):
 
 def test_bundled_tables_have_their_file_names():
     names = [table.name for table in bundled_tables()]
-    assert len(set(names)) == len(names) == 23
+    assert len(set(names)) == len(names) == 24
     for table in bundled_tables():
         assert re.fullmatch(r"[a-z0-9_]+", table.name) and table.tensors
 
