@@ -84,8 +84,14 @@ class Config:
         "图片的大小和形状不同时怎样摆:auto 微调时与权重相同,否则同 crop;crop 按短边缩放后居中裁剪;"
         "squash 不管长宽比缩放;pad 按长边缩放,短边补灰",
     )
-    grayscale: Optional[bool] = _setting(
-        None, "数据", "把 folder 的图片读成灰度(1 个通道);不给时是彩色,微调时与原来的运行相同"
+    channels: Optional[int] = _setting(
+        None,
+        "数据",
+        "folder 的图片读成几个通道:1 灰度;3 彩色(透明处垫白);4 RGBA 的四个通道都要;不给时是 3,微调时与原来的相同",
+        value_name="1、3 或 4",
+    )
+    full_range: bool = _setting(
+        False, "数据", "folder 的灰度图超过 8 位时保留全部精度,不降成 256 级;与 --channels 1 同用"
     )
     # 模型
     model: str = _setting(
@@ -375,9 +381,21 @@ def make_config(values: dict, source: str = "设置") -> Config:
             raise UserError(f"{option_of(name)} 只与 {option_of(owner)} 同用:请加上 {option_of(owner)},或去掉它。")
     if config.class_weights != "none" and config.balanced_sampling:
         raise UserError("--class-weights balanced 与 --balanced-sampling 同用会补偿两次:请只留一个。")
-    if config.grayscale and config.dataset != "folder":
-        raise UserError(f"--grayscale 不能用于 {config.dataset}:只有 folder 能选灰度或彩色,请去掉它。")
+    _check_pixels(config)
     return config
+
+
+def _check_pixels(config):
+    """图片的通道和精度说不通时抛出 ``UserError``。"""
+    channels = config.channels
+    if channels is not None and config.dataset != "folder":
+        raise UserError(f"--channels {channels} 不能用于 {config.dataset}:只有 folder 能选灰度或彩色,请去掉它。")
+    if channels not in (None, 1, 3, 4):
+        raise UserError(f"--channels {channels} 不合法:只能是 1(灰度)、3(彩色)或 4(RGBA)。")
+    if config.full_range and channels != 1:
+        raise UserError("--full-range 只用于灰度图:请加上 --dataset folder --channels 1,或去掉它。")
+    if config.full_range and config.rand_augment:
+        raise UserError("--rand-augment 的变换只会 256 级的像素,不能与 --full-range 同用:请用 --rand-augment 0。")
 
 
 def result_settings(config: Config) -> dict:

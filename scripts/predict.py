@@ -5,8 +5,9 @@ import sys
 import ctrl_c  # noqa: F401
 
 from paddle_vit.data.finding import Unused, expand_paths, far_from_square
-from paddle_vit.data.images import UnreadableImage, bad_images, looks_light, read_image
+from paddle_vit.data.images import UnreadableImage, bad_images, read_image
 from paddle_vit.data.info import DARK_BACKGROUND
+from paddle_vit.data.pixels import looks_light
 from paddle_vit.deploy.engines import add_engine_arguments
 from paddle_vit.deploy.predictor import Predictor
 from paddle_vit.deploy.results import PredictionTable, check_table
@@ -57,7 +58,7 @@ def main():
     def readable():
         for path in paths:
             try:
-                image = read_image(path, info.channels, info.pixel_max)
+                image = read_image(path, info.channels, info.pixel_max, info.full_range)
             except UnreadableImage as error:
                 bad.append((path, error))
                 continue

@@ -55,7 +55,7 @@ def overlay(
     from matplotlib import colormaps
 
     rows, columns = maps.shape[1:]
-    images = _enlarge(images, min_side).mean(axis=-1, keepdims=True)  # 灰度,[B, H', W', 1]
+    images = _enlarge(images, min_side)[..., :3].mean(axis=-1, keepdims=True)  # 灰度,[B, H', W', 1]
     height, width = images.shape[1] // rows, images.shape[2] // columns  # 一个图块,像素
     heat = colormaps["plasma"](_stretch(maps))[..., :3] * 255  # [B, 行数, 列数, 3]
     heat = heat.repeat(height, axis=1).repeat(width, axis=2)  # [B, H', W', 3]
@@ -82,7 +82,7 @@ def side_by_side(images: np.ndarray, *maps: np.ndarray, min_side: int = 64) -> n
         ndarray: uint8,[B * (1 + 种数), H', W', 3]。
     """
     layers = [overlay(images, layer, min_side=min_side) for layer in maps]
-    original = np.broadcast_to(_enlarge(images, min_side), layers[0].shape)
+    original = np.broadcast_to(_enlarge(images, min_side)[..., :3], layers[0].shape)
     return np.stack([original, *layers], axis=1).reshape(-1, *layers[0].shape[1:])  # [B * (1 + 种数), H', W', 3]
 
 
@@ -206,21 +206,21 @@ def filters_figure(model: ViT, count: int = 28) -> Figure:
     由卷积得到 token 的模型,画第一层的卷积核。
 
     Args:
-        model (ViT): 1 或 3 通道的模型。
+        model (ViT): 1、3 或 4 通道的模型;第四个通道不画。
         count (int): 画几个;图块的像素数 C * P * P 更少时只有那么多。
 
     Returns:
         matplotlib.figure.Figure
 
     Raises:
-        UserError: 模型的通道数不是 1 或 3。
+        UserError: 模型的通道数不是这几个。
     """
     patches = model.patch_embed
     first = patches.convolutions[0] if isinstance(patches, ConvTokenizer) else patches.patch_embedding
     kernels = first.weight.numpy()  # [D, C, P, P]
-    if kernels.shape[1] not in (1, 3):
+    if kernels.shape[1] not in (1, 3, 4):
         raise UserError(f"模型有 {kernels.shape[1]} 个通道:卷积核只能画 1 个(灰度)或 3 个(RGB)通道的。")
-    components, shares = _filter_components(kernels, count)
+    components, shares = _filter_components(kernels[:, :3], count)
     columns = min(7, len(components))
     rows = -(-len(components) // columns)
     figure, words = figure_and_words(max(1.1 * columns, 5), 1.3 * rows + 0.6)

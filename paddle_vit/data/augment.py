@@ -140,13 +140,14 @@ _RAND_AUGMENT = {
     "brightness": lambda image, m, s: ImageEnhance.Brightness(image).enhance(1 + s * m * 0.9),
     "sharpness": lambda image, m, s: ImageEnhance.Sharpness(image).enhance(1 + s * m * 0.9),
 }
+_MOVES = [_RAND_AUGMENT[name] for name in ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")]
 
 
 def rand_augment(image: Image.Image, operations: int, magnitude: float, numbers: np.ndarray) -> Image.Image:
     """RandAugment(arXiv 1909.13719):依次做几种随机挑选的变换。
 
     Args:
-        image (PIL.Image.Image): 灰度(L)或彩色(RGB)。
+        image (PIL.Image.Image): 灰度(L)、彩色(RGB)或四个通道(RGBX)。
         operations (int): 做几种。
         magnitude (float): 强度,0–10;每次在它的一半到全部之间取。
         numbers (ndarray): [3 * operations]:每种变换的种类、符号、强度。
@@ -154,7 +155,13 @@ def rand_augment(image: Image.Image, operations: int, magnitude: float, numbers:
     choices = list(_RAND_AUGMENT.values())
     for kind, sign, strength in numbers.reshape(-1, 3)[:operations]:
         level = magnitude / 10 * (0.5 + 0.5 * strength)
-        image = choices[int(kind * len(choices))](image, level, 1 if sign < 0.5 else -1)
+        change, direction = choices[int(kind * len(choices))], 1 if sign < 0.5 else -1
+        if image.mode == "RGBX" and change not in _MOVES:  # 改颜色的,第四个通道不变
+            *colors, fourth = image.split()
+            changed = change(Image.merge("RGB", colors), level, direction)
+            image = Image.merge("RGBX", (*changed.split(), fourth))
+        else:
+            image = change(image, level, direction)
     return image
 
 
@@ -212,16 +219,14 @@ def augment_pixels(images: np.ndarray, config: Config, numbers: np.ndarray) -> n
 
 
 def normalize(images: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
-    """uint8 [B, H, W, C] -> float32 [B, C, H, W],(像素 / 255 - mean) / std。
+    """0–255 的像素 [B, H, W, C] -> float32 [B, C, H, W],(像素 / 255 - mean) / std。
 
     Raises:
         UserError: 不是一批图像,或通道不在最后、与 mean 的个数不同。
     """
     if images.ndim != 4 or images.shape[-1] != len(mean):
         shape = f"[B, H, W, {len(mean)}]"
-        raise UserError(
-            f"normalize 的图像形状是 {list(images.shape)},应为 {shape},0 到 255:通道放在最后,由它换到前面。"
-        )
+        raise UserError(f"normalize 的图像形状是 {list(images.shape)},应为 {shape},通道在最后,由它换到前面。")
     scale = (1 / (255 * np.asarray(std))).astype("float32")  # [C]
     shift = (-np.asarray(mean) / np.asarray(std)).astype("float32")  # [C]
     return np.ascontiguousarray((images * scale + shift).transpose(0, 3, 1, 2))  # [B, C, H, W]

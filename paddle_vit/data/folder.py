@@ -26,7 +26,7 @@ def load_folder(config, size, kept=None):
     """读自己的图片。
 
     Args:
-        config (Config): 用到 data_dir、val_fraction、classes、train_per_class、grayscale、workers。
+        config (Config): 用到 data_dir、val_fraction、classes、train_per_class、channels、full_range、workers。
         size (int): 图像边长,像素。
         kept (KeptRun | None): 再读这个运行的数据:每张图片还在当时的那一部分。
 
@@ -41,9 +41,11 @@ def load_folder(config, size, kept=None):
     root = Path(config.data_dir)
     base = root if root.is_dir() else root.parent
     found = _collect(root, kept)
-    facts = dict(zip(found.pictures, check_image_files([base / picture.path for picture in found.pictures])))
+    channels = config.channels or 3
+    paths = [base / picture.path for picture in found.pictures]
+    facts = dict(zip(found.pictures, check_image_files(paths, channels)))
     pictures = [picture._replace(digest=facts[picture].digest) for picture in found.pictures]
-    notes, pixel_max = _range(facts.values(), kept)
+    notes, pixel_max = _range(facts.values(), kept, config.full_range)
     external = kept is not None and kept.elsewhere and not _is_the_same(kept, pictures)
     if external:
         found = collect(root, kept.info.classes)  # 标签是序号的,按模型的类别算
@@ -60,19 +62,18 @@ def load_folder(config, size, kept=None):
         notes += more
     repeated = duplicates_note(pictures)
     notes = [*found.notes, *notes, *([repeated] if repeated else [])]
-    channels = 1 if config.grayscale else 3
     classes, parts = list(kept.info.classes) if external else found.classes, []
     labels = {name: label for label, name in enumerate(classes)}
     for name in ("train", "val", "test"):
         mine = [picture for picture in pictures if picture.part == name]
         paths = [base / picture.path for picture in mine]
         targets = np.array([labels[picture.category] for picture in mine], "int64")
-        parts.append(FilePart(paths, targets, size, config.workers, channels, pixel_max))
+        parts.append(FilePart(paths, targets, size, config.workers, channels, pixel_max, config.full_range))
     if not external:
         classes, parts = choose(config, classes, parts)
     middle = [0.5] * channels  # 均值和标准差:像素从 0–1 变成 -1–1
     data = assemble("folder", classes, size, middle, middle, *parts)
-    info = dataclasses.replace(data.info, pixel_max=pixel_max)
+    info = dataclasses.replace(data.info, pixel_max=pixel_max, full_range=config.full_range)
     return dataclasses.replace(data, info=info, notes=tuple(notes), pictures=tuple(pictures))
 
 
@@ -89,11 +90,11 @@ def _collect(root, kept):
     return found
 
 
-def _range(facts, kept):
+def _range(facts, kept, full_range):
     """(要说的话, 超过 8 位的灰度图用的范围);运行已经有一个的,用它的。"""
     if kept is not None and (kept.pictures is None or kept.info.pixel_max is not None):
         return [], kept.info.pixel_max
-    pixel_max, lines = pixel_range(facts)
+    pixel_max, lines = pixel_range(facts, full_range)
     return lines, pixel_max
 
 

@@ -6,15 +6,16 @@ import functools
 import hashlib
 import importlib
 import io
+import itertools
 import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Optional, Union
+from typing import BinaryIO, NamedTuple, Union
 
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import Image
 
 from ..config import Config
 from ..errors import UserError
@@ -23,18 +24,16 @@ from ..system.fitting import Fit, Size, fit_image
 from ..system.pictures import to_array
 from .augment import IMAGE_NUMBERS, augment_image, normalize
 from .info import DataInfo
+from .pixels import PixelMax, check_channels, convert_image, wide_kind
 
 __all__ = [
     "ImageFacts",
-    "PixelMax",
     "UnreadableImage",
     "at_size",
     "bad_images",
     "check_image_files",
-    "convert_image",
     "image_formats",
     "image_suffixes",
-    "looks_light",
     "orientation",
     "pixel_range",
     "read_image",
@@ -56,7 +55,6 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _BITS = (8, 10, 12, 14, 16, 24, 31)  # 灰度的位数,常见的相机和扫描仪
-PixelMax = Optional[Mapping[str, float]]  # 见 DataInfo.pixel_max
 
 
 def at_size(
@@ -117,6 +115,8 @@ class UnreadableImage(UserError):
 def _reason(path, error):
     """(几个字的原因, 怎么办)。"""
     replace = "请替换或删除它,然后重新运行"
+    if isinstance(error, UserError):
+        return str(error), "模型要四个通道,请转成 RGBA(如有透明度的 PNG),或训练时用 --channels 3"
     if isinstance(error, FileNotFoundError):
         if os.path.islink(path):
             return "是断开的链接", "它指向的文件不在了,请放回原处,或删除这个链接"
@@ -211,34 +211,37 @@ def upright(image: Image.Image) -> Image.Image:
     return image
 
 
-def read_image(path: str | Path | BinaryIO, channels: int, pixel_max: PixelMax = None) -> Image.Image:
-    """读一张图片,任何 Pillow 支持的格式和模式,转成灰度或 RGB;透明处垫白,按 EXIF 摆正。
+def read_image(
+    path: str | Path | BinaryIO, channels: int, pixel_max: PixelMax = None, full_range: bool = False
+) -> Image.Image:
+    """读一张图片,任何 Pillow 支持的格式和模式,按 EXIF 摆正,转成要的通道数,见 ``convert_image``。
 
     Args:
         path (str | Path): 图片文件。
-        channels (int): 1 得到灰度(L),3 得到 RGB。
+        channels (int): 1 得到灰度(L),3 得到 RGB,4 得到四个通道(RGBX)。
         pixel_max (dict | None): 16 位、浮点的灰度按多大缩放,见 ``DataInfo.pixel_max``。
+        full_range (bool): 灰度保留全部精度(F)。
 
     Returns:
-        PIL.Image.Image: 模式为 L 或 RGB。
+        PIL.Image.Image: 模式为 L、RGB、RGBX 或 F。
 
     Raises:
-        UnreadableImage: 不是图片、文件不完整、没有权限、像素多得可疑、内存不够……读的时候出的任何错。
+        UnreadableImage: 不是图片、文件不完整、没有第四个通道、没有权限、像素多得可疑、内存不够……读的时候出的任何错。
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # 有些文件的 EXIF、调色板不规范,Pillow 会警告,图像本身没有问题
         try:
-            return convert_image(_decode(path), channels, pixel_max)
+            return convert_image(_decode(path), channels, pixel_max, full_range)
         except Exception as error:  # 解码器抛出什么的都有;有了文件名才知道怎么办
             raise UnreadableImage(path, error) from error
 
 
-def read_images(paths: Sequence[Path], channels: int, pixel_max: PixelMax = None) -> list[Image.Image]:
-    """读几张图片,见 ``read_image``;有坏的就一次全说出来。"""
+def read_images(paths: Sequence[Path], info: DataInfo) -> list[Image.Image]:
+    """照数据集的说明读几张图片,见 ``read_image``;有坏的就一次全说出来。"""
     images, bad = [], []
     for path in paths:
         try:
-            images.append(read_image(path, channels, pixel_max))
+            images.append(read_image(path, info.channels, info.pixel_max, info.full_range))
         except UnreadableImage as error:
             bad.append((path, error))
     if bad:
@@ -253,45 +256,6 @@ def bad_images(bad: Sequence[tuple[Path, UnreadableImage]], rest: str = "") -> U
     names = "、".join(f"{path}({error.short})" for path, error in bad[:LISTED])
     more = f"……另有 {len(bad) - LISTED} 个" if len(bad) > LISTED else ""
     return UserError(f"{len(bad)} 个文件读不出来:{names}{more}。请替换或删除,然后重新运行。{rest}")
-
-
-def looks_light(image: Image.Image) -> bool:
-    """一张图像是不是大半是亮的,如白底黑字。"""
-    return float(np.median(np.asarray(convert_image(image, 1)))) > 160  # 中位数是底色,图形只占小半
-
-
-def convert_image(image: Image.Image, channels: int, pixel_max: PixelMax = None) -> Image.Image:
-    """Pillow 图像转成灰度(channels=1)或 RGB(3);透明处垫白。
-
-    Args:
-        image (PIL.Image.Image): 任何模式。
-        channels (int): 1 或 3。
-        pixel_max (dict | None): 见 ``DataInfo.pixel_max``;没有写的,整数灰度按 65535,浮点灰度最大不超过 1 时按 1,
-            否则按 255。
-    """
-    mode, tops = "L" if channels == 1 else "RGB", pixel_max or {}
-    kind = _wide(image)
-    if kind is not None:
-        values = np.nan_to_num(np.asarray(image, "float64"))
-        usual = 65535 if kind == "I" else 1 if values.max(initial=0) <= 1 else 255
-        top = tops.get(kind, usual)
-        levels = np.clip(values, 0, top) * 255 / top
-        image = Image.fromarray((np.floor(levels) if kind == "I" else np.rint(levels)).astype("uint8"))
-    elif image.mode == "LAB":
-        to_rgb = ImageCms.buildTransform(ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB")
-        image = ImageCms.applyTransform(image, to_rgb) or image
-    elif image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
-        if image.mode in ("La", "RGBa"):
-            image = image.convert(image.mode.upper())
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    return image.convert(mode)
-
-
-def _wide(image):
-    """超过 8 位的灰度:``'I'`` 整数,``'F'`` 浮点;不是的为 ``None``。"""
-    return "I" if image.mode == "I" or image.mode.startswith("I;16") else "F" if image.mode == "F" else None
 
 
 # ---- 检查 ----
@@ -311,8 +275,12 @@ class ImageFacts(NamedTuple):
     top: float = 0.0
 
 
-def check_image_files(paths: Sequence[Path]) -> list[ImageFacts]:
+def check_image_files(paths: Sequence[Path], channels: int = 3) -> list[ImageFacts]:
     """开始训练之前把每个文件完整地解码一遍,免得最后才发现坏图;用的就是训练时读图的那个函数。
+
+    Args:
+        paths (list[Path]): 图片文件。
+        channels (int): 要的通道数;4 时图片要有第四个通道。
 
     Raises:
         UserError: 有文件读不出来;一次全说出来。
@@ -320,22 +288,25 @@ def check_image_files(paths: Sequence[Path]) -> list[ImageFacts]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with ThreadPoolExecutor() as pool:
-            found = list(pool.map(_examined, paths))
+            found = list(pool.map(_examined, paths, itertools.repeat(channels)))
         # 几张大图一起读才不够内存的,单独再试
-        found = [_examined(path) if getattr(facts, "memory", False) else facts for path, facts in zip(paths, found)]
+        found = [
+            _examined(path, channels) if getattr(facts, "memory", False) else facts for path, facts in zip(paths, found)
+        ]
     bad = [(path, error) for path, error in zip(paths, found) if isinstance(error, UnreadableImage)]
     if bad:
         raise bad_images(bad)
     return [facts for facts in found if isinstance(facts, ImageFacts)]
 
 
-def _examined(path):
+def _examined(path, channels):
     """一个文件的 ``ImageFacts``;读不出来时是它的错误。"""
     try:
         with open(path, "rb") as file:
             content = file.read()
         image = _decode(io.BytesIO(content), quick=True)
-        digest, kind = hashlib.blake2b(content, digest_size=16).hexdigest(), _wide(image)
+        check_channels(image, channels)
+        digest, kind = hashlib.blake2b(content, digest_size=16).hexdigest(), wide_kind(image)
         if kind is None and _is_deep(content):
             return ImageFacts(digest, "RGB", float(np.asarray(image).max(initial=0)))
         if kind is None:
@@ -354,14 +325,18 @@ def _is_deep(content):
         return ";16" in str(getattr(image, "tile", ""))
 
 
-def pixel_range(facts: Iterable[ImageFacts]) -> tuple[dict[str, float] | None, list[str]]:
+def pixel_range(facts: Iterable[ImageFacts], full_range: bool = False) -> tuple[dict[str, float] | None, list[str]]:
     """整个数据集里超过 8 位的灰度图用的一个范围。
 
     Args:
         facts: 各个文件的 ``ImageFacts``。
+        full_range (bool): 使用者要全部精度。
 
     Returns:
         tuple: ``DataInfo.pixel_max``(没有这样的图是 ``None``),和说明它的几句话。
+
+    Raises:
+        UserError: 要全部精度,而有 16 位的彩色图:Pillow 只读得出高 8 位。
     """
     tops: dict[str, list[float]] = {}
     for one in facts:
@@ -371,7 +346,13 @@ def pixel_range(facts: Iterable[ImageFacts]) -> tuple[dict[str, float] | None, l
     chosen = {kind: _full_scale(kind, max(values)) for kind, values in sorted(tops.items())}
     for kind, top in chosen.items():
         name, values = {"I": "超过 8 位的灰度图", "F": "浮点的灰度图"}[kind], tops[kind]
-        lines.append(f"{name}有 {len(values)} 张,像素最大是 {max(values):g}:都按 0–{top:g} 缩放成 0–255")
+        kept = ",保留全部精度" if full_range else ""
+        lines.append(f"{name}有 {len(values)} 张,像素最大是 {max(values):g}:都按 0–{top:g} 缩放成 0–255{kept}")
+    if colors and full_range:
+        raise UserError(
+            f"16 位的彩色图有 {len(colors)} 张,读得出的只有每个通道的高 8 位,--full-range 保不住其余的:"
+            "请转成 16 位的灰度图,或去掉 --full-range。"
+        )
     if colors:
         dark = f",最大只到 {max(colors):g},多半是 12 位的:请先放大到 16 位,或转成 8 位" if max(colors) < 64 else ""
         lines.append(f"16 位的彩色图有 {len(colors)} 张,只读每个通道的高 8 位{dark}")

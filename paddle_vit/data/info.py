@@ -25,13 +25,14 @@ class DataInfo:
     Attributes:
         name (str): 数据集名。
         classes (tuple[str]): 类别名,下标就是标签。
-        channels (int): 通道数 C,1 或 3。
+        channels (int): 通道数 C:1、3 或 4。
         image_size (int | (int, int)): 图像边长,不是正方形时是 (高, 宽),像素。
         mean, std (tuple[float]): 每个通道的均值和标准差,像素值按 0–1。
         counts (dict): 训练、验证、测试各有多少张。
         fit (Fit): 任意大小的图片怎样摆成 image_size。
         pixel_max (dict | None): 超过 8 位的灰度图按多大缩放成 0–255,整个数据集一个:``{"I": 整数的, "F": 浮点的}``;
             没有这样的图是 ``None``。
+        full_range (bool): 灰度保留全部精度,不降成 256 级。
     """
 
     name: str
@@ -43,6 +44,7 @@ class DataInfo:
     counts: dict[str, int]
     fit: Fit = dataclasses.field(default_factory=Fit)
     pixel_max: dict[str, float] | None = None
+    full_range: bool = False
 
     def describe(self) -> str:
         """图片怎样变成模型的输入,一行。"""
@@ -71,6 +73,7 @@ def parse_info(values: dict, source: str | Path) -> DataInfo:
         and values["mean"]
         and min(values["counts"].values(), default=1) >= 1
         and (values.get("pixel_max") is None or _is_range(values["pixel_max"]))
+        and type(values.get("full_range", False)) is bool
     )
     if not good or not len(values["mean"]) == len(values["std"]) == values["channels"] or not min(values["std"]) > 0:
         raise UserError(f"{source} 已损坏:请换一个备份,或重新训练。")

@@ -14,8 +14,9 @@ from ..config import Config
 from ..errors import UserError
 from ..system.fitting import Fit, Size
 from ..system.pictures import to_pillow
-from .images import PixelMax, UnreadableImage, at_size, read_image
+from .images import UnreadableImage, at_size, read_image
 from .info import DataInfo
+from .pixels import PixelMax
 from .reading import ReaderDied, can_start_readers, read_batches
 from .splits import SPLIT_SEED, Picture
 
@@ -90,8 +91,9 @@ class FilePart:
         labels (ndarray): int64,[n]。
         image_size (int | (int, int)): 缩放后的边长或 (高, 宽),像素。
         workers (int): 读取进程数;0 在主进程里读。
-        channels (int): 通道数 C:1 读成灰度,3 读成 RGB。
+        channels (int): 通道数 C:1 读成灰度,3 读成 RGB,4 是四个通道。
         pixel_max (dict | None): 见 ``DataInfo.pixel_max``。
+        full_range (bool): 灰度保留全部精度,像素是 float32,仍在 0–255。
 
     Attributes:
         fit (Fit): 怎样摆成这个大小。
@@ -105,9 +107,11 @@ class FilePart:
         workers: int,
         channels: int = 3,
         pixel_max: PixelMax = None,
+        full_range: bool = False,
     ):
         self.paths, self.labels = list(paths), np.asarray(labels, "int64")
-        self.image_size, self.workers, self.channels, self.pixel_max = image_size, workers, channels, pixel_max
+        self.image_size, self.workers = image_size, workers
+        self.channels, self.pixel_max, self.full_range = channels, pixel_max, full_range
         self.config: Config | None = None
         self.fit = Fit()
 
@@ -116,7 +120,7 @@ class FilePart:
 
     def __getitem__(self, request):
         index, numbers = request
-        image = read_image(self.paths[index], self.channels, self.pixel_max)
+        image = read_image(self.paths[index], self.channels, self.pixel_max, self.full_range)
         try:
             return at_size(image, self.image_size, self.fit, self.config, numbers)
         except Exception as error:  # 大图缩放时内存不够,等等:说出是哪个文件
@@ -169,7 +173,8 @@ class FilePart:
     def chosen(self, indices: np.ndarray, labels: np.ndarray) -> FilePart:
         """同 ``ArrayPart.chosen``。"""
         paths = [self.paths[i] for i in indices]
-        part = FilePart(paths, labels, self.image_size, self.workers, self.channels, self.pixel_max)
+        pixels = self.channels, self.pixel_max, self.full_range
+        part = FilePart(paths, labels, self.image_size, self.workers, *pixels)
         part.fit = self.fit
         return part
 

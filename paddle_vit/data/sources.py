@@ -52,8 +52,8 @@ def load_data(config: Config, kept: KeptRun | None = None) -> Data:
     """按设置载入数据集;要告诉使用者的(没有用到的文件等)写在 ``Data.notes`` 里,也打印出来。
 
     Args:
-        config (Config): 用到 dataset、data_dir、val_fraction、classes、train_per_class、grayscale、image_size、
-            fit、model、workers。
+        config (Config): 用到 dataset、data_dir、val_fraction、classes、train_per_class、channels、full_range、
+            image_size、fit、model、workers。
         kept (KeptRun | None): 再读这个运行的数据:自己的图片照着当时的分法;要说的留给调用者去打印。
 
     Returns:

@@ -5,13 +5,15 @@ import io
 import warnings
 from pathlib import Path
 
-from PIL import Image, ImageOps
+import numpy as np
+from PIL import Image
 
 from ..attention.figures import overlay
 from ..attention.maps import rollout, token_map
 from ..attention.recording import has_windows
-from ..data.images import at_size, read_image
+from ..data.images import UnreadableImage, at_size, read_image
 from ..data.parts import varied_images
+from ..data.pixels import invert_image
 from ..errors import UserError
 from ..runs.loading import LoadedRun, load_run_data
 from ..system.pictures import to_pillow
@@ -74,9 +76,10 @@ class Classifier:
             source.seek(0)
         try:
             info = self.predictor.info
-            return read_image(source, info.channels, info.pixel_max)
-        except UserError:
-            raise UserError(NO_IMAGE) from None
+            return read_image(source, info.channels, info.pixel_max, info.full_range)
+        except UnreadableImage as error:
+            known = isinstance(error.__cause__, UserError)  # 是图片,而通道数不对
+            raise UserError(f"这张图片{error.short},模型要四个:请换一张。" if known else NO_IMAGE) from None
 
     def classify(self, source, drawn=False):
         """一张图片最可能的几类。
@@ -96,7 +99,7 @@ class Classifier:
     def _classify(self, source, drawn):
         image = self.open(source)
         if drawn or self.invert:
-            image = ImageOps.invert(image)
+            image = invert_image(image)
         if drawn:
             image = laid_out(image, LAYOUTS[self.predictor.info.name])
         return self.predictor(image, TOP), image
@@ -139,5 +142,8 @@ def examples_of(loaded, directory, data_dir=None, invert=False, count=10):
     paths = [Path(directory, f"{index}.png") for index in indices]
     for path, image in zip(paths, images):
         image = 255 - image if invert else image
+        if loaded.info.full_range:  # PNG 里放不下浮点数,放得下 16 位的整数
+            top = (loaded.info.pixel_max or {}).get("I", 65535)
+            image = np.rint(image * (top / 255)).astype("uint16")
         to_pillow(image).save(path)
     return list(map(str, paths))

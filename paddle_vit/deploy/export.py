@@ -40,6 +40,7 @@ from ..runs.loading import LoadedModel, LoadedRun, load_run_data
 from ..system.files import describe_os_error, read_json
 from ..system.run_files import CONSTANTS, DESCRIPTION, ONNX, PROGRAM
 from ..tasks.evaluation import evaluate
+from .description import image_mode, preprocessing_steps
 from .engines import compare_logits, each_engine, logits_of, prediction_model, right_engine
 
 __all__ = ["PrecisionComparison", "compare_precisions", "export_model", "is_export", "load_export", "real_images"]
@@ -74,7 +75,7 @@ def real_images(
     """
     info = loaded.info
     if patterns:
-        return to_input(read_images(patterns[:count], info.channels, info.pixel_max), info)
+        return to_input(read_images(patterns[:count], info), info)
     part = _test_part(loaded, data_dir, "请用 --images 给几张图片来核对")
     _, images = varied_images(part, count)  # [B, H, W, C]
     return normalize(images, info.mean, info.std)
@@ -219,35 +220,6 @@ def _probe(info):
     return np.random.default_rng(0).standard_normal(shape).astype("float32")
 
 
-def _placing_steps(info):
-    """怎样把图片摆成模型的大小,写给别的程序的作者。"""
-    fit, (height, width) = info.fit, as_pair(info.image_size, "image_size")
-    method = f"Pillow 的 resize,{fit.interpolation.upper()},缩小时带抗锯齿"
-    same = ";已经是这么大的不变" if fit.share == 1 else ""
-    if fit.kind != "pad" and fit.rounding == "exact":
-        box = {
-            "crop": f"裁出正中间长宽比为 {width}:{height} 的最大一块(box 是小数,左右、上下各去掉一半)",
-            "squash": "取整张图片,不管长宽比",
-        }[fit.kind]
-        box += "" if fit.share == 1 else f",再取它正中间、边长为 {fit.share:g} 倍的一块"
-        return [f"{box},缩放成高 {height}、宽 {width}:{method}{same}"]
-    ways = {
-        "crop": "按短边缩放(长边按比例,取整)",
-        "squash": "两边各自缩放",
-        "pad": "按长边缩放(短边按比例,四舍五入)",
-    }
-    tall, wide = (int(side / fit.share + 1e-6) for side in (height, width))
-    start = "(差 // 2)" if fit.rounding == "floor" else "round(差 / 2)"
-    steps = [f"{ways[fit.kind]}到高 {tall}、宽 {wide}:{method}{same}"]
-    if fit.kind == "pad":
-        steps.append(
-            f"补成高 {height}、宽 {width}:左、上补 差 // 2,颜色 {list(fit.fill) or 128};多出的从 {start} 处裁掉"
-        )
-    else:
-        steps.append(f"从正中间裁出高 {height}、宽 {width},左上角在 {start} 处")
-    return steps
-
-
 @paddle.no_grad()
 def _describe(loaded, differences, count):
     """description.json 的内容。"""
@@ -259,13 +231,8 @@ def _describe(loaded, differences, count):
         "classes": list(info.classes),
         "preprocess": {
             "channels": info.channels,
-            "mode": "L" if info.channels == 1 else "RGB",
-            "steps": [
-                "按 EXIF 摆正;透明处垫白;16 位灰度的值除以 257 取整;转成 mode(Pillow 的模式,RGB 按红、绿、蓝的次序)",
-                *_placing_steps(info),
-                "除以 255,减 mean,除以 std,每个通道各自的",
-                "次序从 [高, 宽, 通道] 换成 [通道, 高, 宽]",
-            ],
+            "mode": image_mode(info),
+            "steps": preprocessing_steps(info),
             "image_size": info.image_size,
             "fit": dataclasses.asdict(info.fit),
             "mean": list(info.mean),

@@ -12,12 +12,13 @@ from typing import Union
 import numpy as np
 import paddle
 from paddle import nn
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ..attention.recording import attention_weights
 from ..checks import as_pair, check_normalization, check_positive, per_channel
-from ..data.images import convert_image, read_image, to_input, upright
+from ..data.images import read_image, to_input, upright
 from ..data.info import DataInfo
+from ..data.pixels import convert_image, invert_image
 from ..errors import UserError
 from ..runs.loading import LoadedModel, LoadedRun, load_model
 from ..system.fitting import Fit, plain_size, size_text
@@ -193,7 +194,7 @@ class Predictor:
         """动态图模型各层各头的注意力权重,同 ``attention_weights``,而几个线程可以同时用。
 
         Args:
-            images (list): PIL 图像,模式是 L(1 个通道)或 RGB(3 个通道)。
+            images (list): PIL 图像,模式见 ``convert_image``。
 
         Returns:
             ndarray: [L, B, h, N, N]。
@@ -222,18 +223,20 @@ class Predictor:
             yield from self._classify(batch)
 
     def _prepare(self, image, invert):
-        """路径、PIL 图像或数组 -> PIL 图像,模式是 L 或 RGB。"""
+        """路径、PIL 图像或数组 -> PIL 图像,模式见 ``convert_image``。"""
+        info = self.info
+        form = info.channels, info.pixel_max, info.full_range
         if isinstance(image, (str, Path)):
-            image = read_image(image, self.info.channels, self.info.pixel_max)
+            image = read_image(image, *form)
         elif isinstance(image, Image.Image):
             try:
                 image.load()  # Pillow 到用时才读文件
             except (OSError, SyntaxError, ValueError, struct.error, EOFError):
                 raise UserError("这个 PIL 图像读不出像素:文件不完整,或已经关闭。请换一张,或重新打开。") from None
-            image = convert_image(upright(image), self.info.channels, self.info.pixel_max)
+            image = _converted(upright(image), *form)
         else:
-            image = convert_image(_from_array(image), self.info.channels)
-        return ImageOps.invert(image) if invert else image
+            image = _converted(_from_array(image), *form)
+        return invert_image(image) if invert else image
 
     def _classify(self, images):
         """若干张 PIL 图像 -> 概率 [B, K]。"""
@@ -243,6 +246,14 @@ class Predictor:
         logits -= logits.max(axis=1, keepdims=True)
         exponents = np.exp(logits)  # [B, K]
         return (exponents / exponents.sum(axis=1, keepdims=True)).astype("float32")
+
+
+def _converted(image, channels, *form):
+    """``convert_image``,没有第四个通道时说怎么办。"""
+    try:
+        return convert_image(image, channels, *form)
+    except UserError as error:
+        raise UserError(f"这个图像{error},模型要 {channels} 个通道:请给 RGBA 的图像。") from None
 
 
 def _info_of(model, classes, mean, std, image_size, fit):

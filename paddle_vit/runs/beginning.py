@@ -134,7 +134,7 @@ def resumed_config(given: dict) -> Config:
 
 
 def inherited_settings(wanted: dict) -> dict:
-    """微调时从权重沿用的设置(字典):模型、它的形状、图像边长;folder 还有灰度或彩色。
+    """微调时从权重沿用的设置(字典):模型、它的形状、图像边长;folder 还有通道数。
 
     别处的权重里没有模型的名字,要由 ``--model`` 给;从它沿用的只有层归一化的 epsilon。
     """
@@ -158,13 +158,13 @@ def inherited_settings(wanted: dict) -> dict:
     values = {name: model.get(name) for name in tagged("shape")}
     values["model"] = model["name"]
     if wanted.get("dataset") == "folder":
-        values["grayscale"] = model["in_channels"] == 1
+        values["channels"] = model["in_channels"]
     return values
 
 
 def check_inherited(config: Config, inherited: dict):
     """微调时改了沿用的设置,权重就放不进去了:抛出 ``UserError``;放得进去的那几个可以改。"""
-    free = [*tagged("free"), "grayscale"]  # 卷积核在灰度和彩色之间能换
+    free = [*tagged("free"), "channels"]  # 卷积核换得成别的通道数
     if "model" not in inherited:  # 别处的权重:写明的 epsilon 胜过它的
         free.append("epsilon")
     for name, before in inherited.items():
@@ -225,8 +225,8 @@ def choose_normalization(data: Data, config: Config, beginning: Beginning) -> Da
     if len(mean) != channels:
         source = config.weights if choice == "auto" else f"--normalization {choice}"
         raise UserError(
-            f"{source} 的均值有 {len(mean)} 个通道,图像是 {channels} 个:请换数据;folder 的图片可以用 --grayscale 或"
-            " --no-grayscale 选灰度或彩色。"
+            f"{source} 的均值有 {len(mean)} 个通道,图像是 {channels} 个:请换数据;folder 的图片可以用 --channels"
+            " 选几个通道。"
         )
     return dataclasses.replace(data, info=dataclasses.replace(data.info, mean=tuple(mean), std=tuple(std)))
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import paddle
 import paddle.nn.functional as F
-from PIL import ImageOps
 
 from ..attention.figures import distance_figure, filters_figure, heads_figure, maps_figure, position_figure
 from ..attention.maps import attention_distance, gradient_rollout, position_table, rollout, token_map
@@ -16,6 +15,7 @@ from ..data.augment import normalize
 from ..data.finding import expand_paths
 from ..data.images import at_size, read_images
 from ..data.parts import varied_images
+from ..data.pixels import invert_image
 from ..errors import UserError
 from ..runs.loading import load_run_data
 from ..system.pictures import Words, draw, save_pixels
@@ -74,9 +74,9 @@ def pictures_to_show(loaded, patterns, sample, invert=False, data_dir=None):
     if not 1 <= count <= MAX_IMAGES:
         raise UserError(f"要画 {count} 张图像:一次应为 1 到 {MAX_IMAGES} 张,请少给几张图片,或改 --sample。")
     if paths:
-        images = read_images(paths, info.channels, info.pixel_max)
+        images = read_images(paths, info)
         if invert:
-            images = [ImageOps.invert(image) for image in images]
+            images = [invert_image(image) for image in images]
         images = np.stack([at_size(image, info.image_size, info.fit) for image in images])  # [B, H, W, C]
         return Pictures([path.stem for path in paths], images)
     data = data_to_look_at(loaded, data_dir)

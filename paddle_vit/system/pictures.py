@@ -165,7 +165,7 @@ def image_grid(images: np.ndarray, columns: int = 8, min_side: int = 64) -> np.n
     """把一批图像拼成网格。
 
     Args:
-        images (ndarray): uint8,[B, H, W, C],C 为 1 或 3。
+        images (ndarray): uint8,[B, H, W, C],C 为 1、3 或 4(第四个通道不画)。
         columns (int): 每行几张。
         min_side (int): 小图像按整数倍放大到不小于这么多像素。
 
@@ -176,7 +176,7 @@ def image_grid(images: np.ndarray, columns: int = 8, min_side: int = 64) -> np.n
     columns = min(columns, B)
     rows = -(-B // columns)
     factor = max(1, -(-min_side // min(H, W)))
-    images = images.repeat(factor, axis=1).repeat(factor, axis=2)
+    images = images[..., :3].repeat(factor, axis=1).repeat(factor, axis=2)
     images = np.broadcast_to(images, (*images.shape[:3], 3))
     height, width = H * factor + 2, W * factor + 2  # 2 像素的白边
     grid = np.full((rows * height, columns * width, 3), 255, "uint8")
@@ -249,11 +249,11 @@ def mistakes_figure(
 
 
 def to_pillow(array: np.ndarray) -> Image.Image:
-    """uint8 数组 [H, W, C] -> Pillow 图像,C 为 1 是灰度。"""
+    """数组 [H, W, C] -> Pillow 图像,C 为 1 是灰度。"""
     return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
 
 
 def to_array(image: Image.Image) -> np.ndarray:
-    """Pillow 图像 -> uint8 数组 [H, W, C]。"""
+    """Pillow 图像 -> 数组 [H, W, C]:uint8,模式 F 的是 float32。"""
     array = np.asarray(image)
     return array[:, :, None] if array.ndim == 2 else array  # [H, W, C]

@@ -97,7 +97,7 @@ class Distillation:
         if teacher_info.channels != info.channels:
             raise UserError(
                 f"老师看的图像是 {teacher_info.channels} 个通道,数据是 {info.channels} 个:请换一个老师,"
-                "folder 的图片可以用 --grayscale 读成 1 个通道。"
+                "folder 的图片可以用 --channels 选几个通道。"
             )
         self.teacher, self.teacher_info, self.info = teacher, teacher_info, info
         self.kind, self.alpha, self.temperature, self.weights = kind, alpha, temperature, weights

@@ -190,8 +190,15 @@ def describe_file(tensors: TensorFile, table: Table, given: bool = False, model:
 
 
 def for_channels(info: WeightsInfo, channels: int) -> dict:
-    """均值和标准差换成 channels 个通道的(字典):彩色换灰度取平均,灰度换彩色照抄;不用换、不能换时是空的。"""
-    if info.mean is None or info.std is None or len(info.mean) == channels or 1 not in (len(info.mean), channels):
+    """均值和标准差换成 channels 个通道的(字典):彩色换灰度取平均,灰度换彩色照抄;彩色加第四个通道,它的都是 0.5。
+
+    不用换、不能换时是空的。
+    """
+    if info.mean is None or info.std is None:
+        return {}
+    if (len(info.mean), channels) == (3, 4):
+        return {"mean": (*info.mean, 0.5), "std": (*info.std, 0.5)}
+    if len(info.mean) == channels or 1 not in (len(info.mean), channels):
         return {}
     return {name: (sum(v) / len(v),) * channels for name, v in (("mean", info.mean), ("std", info.std))}
 

@@ -56,17 +56,17 @@ def _convert_kernel(value, wanted, table):
 
 
 def can_match_channels(channels: int, wanted: int) -> bool:
-    """卷积核能不能换成 wanted 个通道的:彩色换灰度,或灰度换彩色。"""
-    return channels != wanted and 1 in (channels, wanted)
+    """卷积核能不能换成 wanted 个通道的:彩色换灰度,灰度换彩色,或彩色加第四个通道。"""
+    return (channels != wanted and 1 in (channels, wanted)) or (channels, wanted) == (3, 4)
 
 
 def match_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
     """把图块嵌入的卷积核换成另一个通道数,使灰度图像得到的 token 与把它当作彩色(三个通道相同)时一样。
 
-    彩色换灰度:各通道的核相加;灰度换彩色:每个通道用它的 1 / channels。
+    彩色换灰度:各通道的核相加;灰度换彩色:每个通道用它的 1 / channels;彩色加第四个通道:它的核从零学起。
 
     Args:
-        kernel (ndarray): [D, C, P, P],C 或 channels 是 1。
+        kernel (ndarray): [D, C, P, P],C 或 channels 是 1,或由 3 换成 4。
         channels (int): 新的通道数。
 
     Returns:
@@ -74,6 +74,8 @@ def match_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
     """
     if channels == 1:
         return kernel.sum(axis=1, keepdims=True)
+    if kernel.shape[1] == 3:
+        return np.concatenate([kernel, np.zeros_like(kernel[:, :1])], axis=1)
     return np.repeat(kernel / channels, channels, axis=1)
 
 

@@ -94,6 +94,7 @@ class Plan:
                 self.notes.append(f"图块嵌入的卷积核由 {_times(shape[2:])} 改为 {_times(wanted[2:])}")
             if shape[1] != wanted[1]:
                 how = "各通道的卷积核相加" if wanted[1] == 1 else f"每个通道用灰度的卷积核的 1/{wanted[1]}"
+                how = "第四个通道的卷积核从零学起" if shape[1] == 3 and wanted[1] == 4 else how
                 self.notes.append(f"图像由 {shape[1]} 个通道改为 {wanted[1]} 个,{how}")
         else:
             self.wrong.append(ours)

@@ -345,7 +345,8 @@ def _advice(plan):
     if plan.wrong == [KERNEL] and channels is not None:
         return (
             f"它的图像是 {channels} 个通道的:要换成模型的 {plan.model.settings['in_channels']} 个,"
-            "load_weights 用 match_channels=True,import_weights.py 用 --set in_channels=1 或 3(只在灰度和彩色之间)。"
+            "load_weights 用 match_channels=True,import_weights.py 用 --set in_channels=1、3 或 4"
+            "(只在灰度和彩色之间,或给彩色加第四个)。"
         )
     if plan.wrong == [KERNEL] and plan.shape(KERNEL)[:2] == tuple(plan.targets[KERNEL].shape[:2]):
         return (

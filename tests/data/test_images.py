@@ -194,7 +194,7 @@ def test_the_scale_belongs_to_the_run(tmp_path):
         (tmp_path / "train" / name).mkdir(parents=True)
         for i in range(4):
             save_values(tmp_path / "train" / name / f"{i}.png", np.full((8, 8), 400 * (i + 1 + 5 * label)), "I;16")
-    settings = {"dataset": "folder", "data_dir": str(tmp_path), "image_size": 8, "workers": 0, "grayscale": True}
+    settings = {"dataset": "folder", "data_dir": str(tmp_path), "image_size": 8, "workers": 0, "channels": 1}
     data = load_data(make_config(settings))
     assert data.info.pixel_max == {"I": 4095} and "4095" in data.notes[0]
     found = {int(part.read(i)[0, 0, 0]) for part in (data.train, data.val, data.test) for i in range(len(part))}

@@ -357,7 +357,7 @@ def write_pictures(directory, shuffle):
         place = directory / "train" / str(label)
         place.mkdir(parents=True, exist_ok=True)
         Image.fromarray(data.images[index, :, :, 0]).save(place / f"{index}.png")
-    return ["--dataset", "folder", "--data-dir", directory, "--grayscale", "--image-size", 8, "--epochs", 12]
+    return ["--dataset", "folder", "--data-dir", directory, "--channels", 1, "--image-size", 8, "--epochs", 12]
 
 
 @pytest.mark.slow

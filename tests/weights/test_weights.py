@@ -164,18 +164,18 @@ def test_a_missing_source(tmp_path):
         parse_config(["--weights", str(tmp_path)])
 
 
-def test_grayscale_is_for_folders(picture_folder):
+def test_channels_are_for_folders(picture_folder):
     values = {"dataset": "folder", "data_dir": str(picture_folder), "image_size": 8}
     assert load_data(make_config(values)).info.channels == 3
-    data = load_data(make_config({**values, "grayscale": True}))
+    data = load_data(make_config({**values, "channels": 1}))
     assert data.info.channels == len(data.info.mean) == 1
     pixels = next(data.train.fetch([(np.arange(2), None)]))
     assert pixels.shape == (2, 8, 8, 1)
     expected = Image.open(data.train.paths[0]).convert("RGB").convert("L")
     assert abs(pixels[0].mean() - np.asarray(expected).mean()) < 5
     np.testing.assert_array_equal(data.train.read(0), pixels[0])
-    with pytest.raises(UserError, match="grayscale"):
-        make_config({"grayscale": True})
+    with pytest.raises(UserError, match="channels"):
+        make_config({"channels": 1})
 
 
 def test_statistics_of_the_source(tiny_run):
