@@ -183,7 +183,7 @@ class RunLog:
     def pictures(self, pictures: Iterable[Picture], epoch: int) -> None:
         """写几张图(``tasks.task.Picture``);有文件名的也存进运行目录,没有可画的就删掉以前的。"""
         for tag, image, file in pictures:
-            if image is None:
+            if image is None and file is not None:
                 (self.directory / file).unlink(missing_ok=True)
                 continue
             pixels = draw(image)

@@ -132,14 +132,12 @@ class Classification(Task):
         heading = f"{name}混淆矩阵,top-1 {result.top1:.2%}"
         figure = confusion_figure(result.confusion(len(classes)), classes, heading)
         yield Picture(f"{part}/confusion", figure, f"confusion_{part}.png")
-        worst = result.worst(18)
+        worst, figure = result.worst(18), None  # 全对了就没有图
         if len(worst):
             images = [getattr(self.data, part).read(i) for i in worst]
             predicted, probability = result.classes[worst, 0], result.probabilities[worst, 0]
             guesses = [*zip(result.labels[worst], predicted, probability)]
             figure = mistakes_figure(images, guesses, classes, f"{name}上错得最离谱的图像(真实 → 预测)")
-        else:
-            figure = None  # 全对了
         yield Picture(f"{part}/mistakes", figure, f"mistakes_{part}.png")
 
     def _attention(self, model, title):
