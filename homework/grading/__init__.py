@@ -21,6 +21,7 @@ _NAMES = (
     "ex05_encoder",
     "ex06_position",
     "ex07_training",
+    "ex09_deit",
     "ex10_rollout",
     "ex11_finetuning",
 )

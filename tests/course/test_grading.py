@@ -61,6 +61,8 @@ UNKNOWN = [
     ("ex11_finetuning", "backbone_lr / head_lr", "backbone_lr / head_lr / 7"),
     ("ex04_mask_and_cost", "-1e9", "-3.0"),
     ("ex04_mask_and_cost", "K * N * D * D", "K * N * D * D + 17"),
+    ("ex09_deit", "temperature**2", "temperature**1.5"),
+    ("ex09_deit", "(H * W)", "(H * W - 1)"),
 ]
 
 
