@@ -22,6 +22,7 @@ _NAMES = (
     "ex06_position",
     "ex07_training",
     "ex08_whole_vit",
+    "ex09_deit",
     "ex10_rollout",
     "ex11_finetuning",
     "ex12_window_attention",

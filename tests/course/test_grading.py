@@ -68,6 +68,8 @@ UNKNOWN = [
     ("ex13_swin", "-100.0)", "-7.0)"),
     ("ex13_swin", "scores + bias", "scores + 3 * bias"),
     ("ex04_mask_and_cost", "K * N * D * D", "K * N * D * D + 17"),
+    ("ex09_deit", "temperature**2", "temperature**1.5"),
+    ("ex09_deit", "(H * W)", "(H * W - 1)"),
 ]
 
 
