@@ -26,7 +26,8 @@ def check_together(config) -> None:
         raise UserError(f"distillation={config.distillation} 要有老师:请用 --teacher 给出它的运行目录或权重文件。")
     for name, owner in (("teacher_model", "teacher"), ("weights_table", "weights")):
         if getattr(config, name) is not None and getattr(config, owner) is None:
-            raise UserError(f"--{name.replace('_', '-')} 只与 --{owner} 同用:请加上 --{owner},或去掉它。")
+            option = name.replace("_", "-")
+            raise UserError(f"--{option} 只与 --{owner} 同用:请加上 --{owner},或去掉它。")
     if config.class_weights != "none" and config.balanced_sampling:
         raise UserError("--class-weights balanced 与 --balanced-sampling 同用会补偿两次:请只留一个。")
     _check_pixels(config)

@@ -130,8 +130,8 @@ class Classification(Task):
         """一部分(train、val 或 test)的评估结果:混淆矩阵,和错得最离谱的图像。"""
         name, classes = _PART_NAMES[part], self.info.classes
         heading = f"{name}混淆矩阵,top-1 {result.top1:.2%}"
-        figure = confusion_figure(result.confusion(len(classes)), classes, heading)
-        yield Picture(f"{part}/confusion", figure, f"confusion_{part}.png")
+        confusion = confusion_figure(result.confusion(len(classes)), classes, heading)
+        yield Picture(f"{part}/confusion", confusion, f"confusion_{part}.png")
         worst, figure = result.worst(18), None  # 全对了就没有图
         if len(worst):
             images = [getattr(self.data, part).read(i) for i in worst]

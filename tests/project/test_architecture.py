@@ -11,7 +11,7 @@ PACKAGE = ROOT / "paddle_vit"
 # 从下往上;一间房可以用它下面的和自己的,不能用上面的
 FLOORS = (
     "errors checks system kernels broadcast functional convolution positions activations layers compact vit family "
-    "attention weights config config_files data tasks training runs study deploy"
+    "attention weights config_checks config config_files data tasks training runs study deploy"
 ).split()
 MOST_LINES = 400
 LOOP_LINES = 250
