@@ -88,7 +88,7 @@ def test_numbers_have_no_gaps_and_the_table_lists_every_lesson_with_its_homework
     taught_lessons = [int(number) for cell, _, _ in taught for number in cell.split("、")]
     assert sorted(taught_lessons) == list(range(len(NAMES)))
     for numbers, exercises, files in taught:
-        assert re.findall(r"ex(\d\d)_", exercises) == [f"{int(number):02d}" for number in numbers.split("、")]
+        assert re.findall(r"\[ex(\d\d)_", exercises) == [f"{int(number):02d}" for number in numbers.split("、")]
         assert re.findall(r"\]\(\.\./\S+?\)", files), files  # 链接本身由 test_readme 检查
 
 
