@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 import paddle
 import paddle.nn.functional as F
+from paddle import Tensor, nn
 
 from ..attention.figures import heads_figure, maps_figure
 from ..attention.maps import rollout, token_map
@@ -60,7 +61,9 @@ def label_loss(logits: paddle.Tensor, targets: paddle.Tensor, weights: paddle.Te
     return (losses.squeeze(-1) * paddle.matmul(targets, weights)).mean()
 
 
-def label_objective(model, images, targets, weights=None):
+def label_objective(
+    model: nn.Layer, images: Tensor, targets: Tensor, weights: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """没有老师时的目标:对标签的交叉熵;模型有两个头时,用它们的平均,与预测时相同。
 
     Args:
