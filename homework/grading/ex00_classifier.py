@@ -59,10 +59,6 @@ def gradient_step(weight, bias, x, labels, learning_rate, wrong=()):
     return new_weight, new_bias, cross_entropy(logits, labels, wrong)
 
 
-def only(*names):
-    return {name: MISTAKES[name] for name in names}
-
-
 @EXERCISE.check("softmax", "softmax 的数值", "exp 之后除以每一行之和:第 1 轴是类别,求和用 axis=1, keepdim=True。")
 def check_softmax(function):
     got = function(tensor(LOGITS))
@@ -70,7 +66,7 @@ def check_softmax(function):
     if columns.shape == (4,) and np.allclose(columns, 1) and not np.allclose(rows, 1):
         EXERCISE.fail("softmax_axis")
     names = ("softmax_axis", "no_normalization", "overflow")
-    compare("概率", got, lambda wrong: softmax(LOGITS, wrong), only(*names))
+    compare("概率", got, lambda wrong: softmax(LOGITS, wrong), EXERCISE.only(names))
 
 
 @EXERCISE.check("softmax", "softmax 不溢出", "每行同减一个数,softmax 不变:减去该行最大值之后,exp 最大是 1。")
@@ -89,7 +85,7 @@ def check_cross_entropy(function):
     got = function(tensor(LOGITS), paddle.to_tensor(LABELS))
     if as_array("损失", got).size == 1:  # 形状 [1] 也算对
         got = as_array("损失", got).reshape([])
-    compare("损失", got, lambda wrong: np.asarray(cross_entropy(LOGITS, LABELS, wrong)), only(*LOSS))
+    compare("损失", got, lambda wrong: np.asarray(cross_entropy(LOGITS, LABELS, wrong)), EXERCISE.only(LOSS))
 
 
 @EXERCISE.check(
@@ -117,9 +113,9 @@ def check_gradient_step(function):
     if not isinstance(got, (tuple, list)) or len(got) != 3:
         raise Wrong("应返回三样:(新的 weight, 新的 bias, 损失)。", ["no_return"])
     names = ("not_updated", "ascent", "gradient_not_averaged", "no_one_hot", "no_learning_rate", "softmax_axis")
-    compare("新的 weight", got[0], answer(0), only(*names))
-    compare("新的 bias", got[1], answer(1), only("bias_not_updated", *names[1:]))
-    compare("损失", as_array("损失", got[2]).reshape([]), answer(2), only("loss_after_step", *LOSS))
+    compare("新的 weight", got[0], answer(0), EXERCISE.only(names))
+    compare("新的 bias", got[1], answer(1), EXERCISE.only(["bias_not_updated", *names[1:]]))
+    compare("损失", as_array("损失", got[2]).reshape([]), answer(2), EXERCISE.only(["loss_after_step", *LOSS]))
 
 
 @EXERCISE.check("gradient_step", "连做 50 步,损失一直下降", "每一步都用上一步返回的 weight 和 bias。")

@@ -174,7 +174,7 @@ def check_attn_weights(layer_class):
     z, attn_weights = outputs_of(layer, X)
     z_is_right = is_close(as_array("z", z), reference(X, roles, 3)[0])  # 那么只可能是返回错了
     names = [name for name in MISTAKES if (name == "scores_returned") == z_is_right]
-    mistakes = {name: MISTAKES[name] for name in names}
+    mistakes = EXERCISE.only(names)
     check_weights(attn_weights, lambda wrong: reference(X, roles, 3, wrong)[1], mistakes)
 
 

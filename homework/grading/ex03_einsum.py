@@ -11,8 +11,8 @@ from .machinery import Exercise, Wrong, compare, tensor
 PATCHES = ("scrambled", "patch_order", "pixel_order", "channel_last")
 ATTENTION = [name for name in ex02_attention.MISTAKES if name not in ("qkv_interleaved", "one_head")]
 MISTAKES = {
-    **{name: ex01_patches.MISTAKES[name] for name in PATCHES},
-    **{name: ex02_attention.MISTAKES[name] for name in ATTENTION},
+    **ex01_patches.EXERCISE.only(PATCHES),
+    **ex02_attention.EXERCISE.only(ATTENTION),
     "no_einsum": "没有用到 einsum 或 einops:这份作业要练的就是它们。",
 }
 EXERCISE = Exercise(3, "用 einsum 或 einops 写切图块和注意力", MISTAKES)
@@ -33,7 +33,7 @@ def expect_einsum(function, *arguments):
 def compare_patches(function, shape, patch_size):
     x = np.random.default_rng(0).standard_normal(shape)
     kernel = np.eye(shape[1] * patch_size**2).reshape(-1, shape[1], patch_size, patch_size)  # 恒等的映射
-    mistakes = {name: MISTAKES[name] for name in PATCHES}
+    mistakes = EXERCISE.only(PATCHES)
     got = function(tensor(x), patch_size)
     compare("图块", got, lambda wrong: ex01_patches.reference(x, kernel, 0.0, wrong), mistakes)
 
@@ -68,7 +68,7 @@ def compare_attention(function, sizes):
     outputs = function(*(tensor(a) for a in arrays))
     if not isinstance(outputs, (tuple, list)) or len(outputs) != 2:
         raise Wrong("应返回两样:(z, attn_weights)。", ["no_return"])
-    mistakes = {name: MISTAKES[name] for name in ATTENTION}
+    mistakes = EXERCISE.only(ATTENTION)
 
     def answer(index):
         return lambda wrong: ex02_attention.reference(x, roles, sizes[2], wrong)[index]

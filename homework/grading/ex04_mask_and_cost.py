@@ -39,10 +39,6 @@ ATTENTION = (
 COST = list(MISTAKES)[list(MISTAKES).index("no_bias") :]
 
 
-def only(names):
-    return {name: MISTAKES[name] for name in names}
-
-
 def mask_reference(num_tokens, wrong=()):
     mask = np.tri(num_tokens, k=-1 if "no_diagonal" in wrong else 0, dtype=bool)
     mask = mask.T if "mask_transposed" in wrong else mask
@@ -85,7 +81,7 @@ def cost_reference(kind, N, D, K, wrong=()):
 @EXERCISE.check("causal_mask", "因果掩码", "paddle.tril 取下三角(含对角线),再 astype('bool')。")
 def check_mask(function):
     got = function(5)
-    compare("掩码", got, lambda wrong: mask_reference(5, wrong).astype("float64"), only(MASK))
+    compare("掩码", got, lambda wrong: mask_reference(5, wrong).astype("float64"), EXERCISE.only(MASK))
     if isinstance(got, paddle.Tensor) and got.dtype != paddle.bool:
         raise Wrong(f"掩码的类型应为 bool,得到 {str(got.dtype).split('.')[-1]}:用 astype('bool')。", ["type"])
 
@@ -103,7 +99,7 @@ def compare_attention(function, mask):
         def answer(wrong, index=index):
             return attention_reference(q, k, v, mask, wrong)[index]
 
-        compare(name, outputs[index], answer, only(ATTENTION))
+        compare(name, outputs[index], answer, EXERCISE.only(ATTENTION))
 
 
 @EXERCISE.check(
@@ -132,7 +128,7 @@ def compare_cost(function, kind):
                 return cost_reference(kind, N, D, K, wrong)[index]
 
             title = f"layer_cost('{kind}', {N}, {D}, {K}) 的{name}"
-            compare(title, got[index], answer, only(COST))
+            compare(title, got[index], answer, EXERCISE.only(COST))
 
 
 @EXERCISE.check("layer_cost", "循环层的代价", "[N, D] 乘 [D, D] 是 N * D * D 次乘加;循环层每个 token 做两次。")

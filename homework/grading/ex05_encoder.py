@@ -33,10 +33,6 @@ EXERCISE = Exercise(5, "补全 Mlp 和 EncoderLayer", MISTAKES)
 _erf = np.vectorize(math.erf)
 
 
-def only(*names):
-    return {name: MISTAKES[name] for name in names}
-
-
 def gelu(x, wrong=()):
     if "no_activation" in wrong:
         return x
@@ -86,7 +82,7 @@ def check_mlp_values(layer_class):
     layer, fc1, fc2 = build_mlp(layer_class, 8, 1.5)
     x = np.random.default_rng(0).standard_normal((2, 5, 8))
     names = ("no_activation", "relu", "tanh_gelu", "activation_at_end")
-    compare("输出", layer(tensor(x)), lambda wrong: mlp_reference(x, fc1, fc2, wrong), only(*names))
+    compare("输出", layer(tensor(x)), lambda wrong: mlp_reference(x, fc1, fc2, wrong), EXERCISE.only(names))
 
 
 def is_random(function, x):
@@ -161,7 +157,7 @@ def encoder_check(layer_class, names):
         with paddle.no_grad():
             return as_array("输出", encoder_reference(layer, tensor(x), wrong))
 
-    compare("输出", layer(tensor(x)), answer, only(*names))
+    compare("输出", layer(tensor(x)), answer, EXERCISE.only(names))
 
 
 ENCODER_MISTAKES = list(MISTAKES)[list(MISTAKES).index("no_residual_1") :]

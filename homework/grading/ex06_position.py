@@ -106,7 +106,7 @@ def front_inputs():
 )
 def check_front(function):
     inputs = front_inputs()
-    mistakes = {name: MISTAKES[name] for name in FRONT}
+    mistakes = EXERCISE.only(FRONT)
     got = function(*(tensor(a) for a in inputs))
     compare("输出", got, lambda wrong: front_reference(*inputs, wrong), mistakes)
 

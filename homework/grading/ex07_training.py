@@ -37,10 +37,6 @@ SCHEDULE = list(MISTAKES)[: list(MISTAKES).index("no_step")]
 STEP = [name for name in MISTAKES if name not in (*SCHEDULE, "not_float")]
 
 
-def only(names):
-    return {name: MISTAKES[name] for name in names}
-
-
 def rate_reference(step, total, warmup, peak, minimum, wrong=()):
     if step < warmup and not {"no_warmup", "no_warmup_branch"} & set(wrong):
         return peak * (step + (0 if "warmup_from_zero" in wrong else 1)) / warmup
@@ -62,7 +58,7 @@ def compare_rates(function, total, warmup, peak, minimum):
     def answer(wrong):
         return np.array([rate_reference(s, total, warmup, peak, minimum, wrong) for s in steps])
 
-    compare("各步的学习率", got.reshape(-1), answer, only(SCHEDULE))
+    compare("各步的学习率", got.reshape(-1), answer, EXERCISE.only(SCHEDULE))
 
 
 @EXERCISE.check("learning_rate", "预热和退火", "先写 if step < warmup;之后 p 从 0 到 1,cos(math.pi * p) 从 1 到 -1。")
@@ -137,7 +133,7 @@ def compare_training(function, steps, max_norm, names):
     def answer(index):
         return lambda wrong: training_reference(weight, bias, batches, 0.5, max_norm, wrong)[index]
 
-    mistakes = only(names)
+    mistakes = EXERCISE.only(names)
     compare("各步的损失", np.array([as_array("损失", loss).item() for loss in losses]), answer(0), mistakes)
     compare("更新之后的 weight", model.weight, answer(1), mistakes)
     compare("更新之后的 bias", model.bias, answer(2), mistakes)
@@ -156,7 +152,10 @@ def check_loss(function):
         return training_reference(weight, bias, [(x, labels)], 0.5, 100.0, wrong)[0].reshape([])
 
     compare(
-        "损失", as_array("损失", loss).reshape([]), answer, only(["softmax_twice", "sum_not_mean", "loss_after_step"])
+        "损失",
+        as_array("损失", loss).reshape([]),
+        answer,
+        EXERCISE.only(["softmax_twice", "sum_not_mean", "loss_after_step"]),
     )
     if not isinstance(loss, float):
         EXERCISE.fail("not_float")

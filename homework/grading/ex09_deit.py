@@ -56,10 +56,6 @@ BOX = ("not_mixed", "ratio", "no_root", "box_keeps", "center_swapped", "corner",
 BOX = (*BOX, "labels_swapped", "wrong_partner", "labels_partner")
 
 
-def only(names):
-    return {name: MISTAKES[name] for name in names}
-
-
 def log_softmax(x):
     x = x - x.max(axis=-1, keepdims=True)
     return x - np.log(np.exp(x).sum(axis=-1, keepdims=True))
@@ -88,7 +84,9 @@ def soft_inputs():
 def compare_soft(function, tau, names):
     student, teacher = soft_inputs()
     got = function(tensor(student), tensor(teacher), tau)
-    compare(f"τ = {tau:g} 的损失", got, lambda wrong: soft_reference(student, teacher, tau, wrong), only(names))
+    compare(
+        f"τ = {tau:g} 的损失", got, lambda wrong: soft_reference(student, teacher, tau, wrong), EXERCISE.only(names)
+    )
 
 
 @EXERCISE.check(
@@ -145,7 +143,7 @@ def check_loss(function):
     rng = np.random.default_rng(1)
     logits, labels = rng.standard_normal((3, 6, 5)) * 2, rng.integers(0, 5, 6)
     got = function(*map(tensor, logits), paddle.to_tensor(labels), 0.3)
-    compare("损失", got, lambda wrong: loss_reference(*logits, labels, 0.3, wrong), only(LOSS))
+    compare("损失", got, lambda wrong: loss_reference(*logits, labels, 0.3, wrong), EXERCISE.only(LOSS))
 
 
 @EXERCISE.check("deit_loss", "两个头都有梯度", "损失里不要用 numpy() 或 detach。")
@@ -168,7 +166,9 @@ def predict_reference(a, b, wrong=()):
 @EXERCISE.check("predict", "两个头的平均", "相加,除以 2。")
 def check_predict(function):
     a, b = np.random.default_rng(3).standard_normal((2, 4, 5))
-    compare("logits", function(tensor(a), tensor(b)), lambda wrong: predict_reference(a, b, wrong), only(HEADS))
+    compare(
+        "logits", function(tensor(a), tensor(b)), lambda wrong: predict_reference(a, b, wrong), EXERCISE.only(HEADS)
+    )
 
 
 def mix(own, other, keep, wrong):
@@ -224,7 +224,7 @@ def compare_mix(function, reference, names, *numbers):
         def answer(wrong, index=index):
             return reference(images, targets, order, *numbers, wrong)[index]
 
-        compare(name, outputs[index], answer, only(names))
+        compare(name, outputs[index], answer, EXERCISE.only(names))
     if not np.array_equal(given.numpy(), images.astype("float32")):
         EXERCISE.fail("in_place")
 

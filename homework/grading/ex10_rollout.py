@@ -60,7 +60,7 @@ def random_weights(depth, tokens):
 def compare_rollout(function, depth, tokens, names):
     weights = random_weights(depth, tokens)
     got = function([tensor(layer) for layer in weights])
-    compare("rollout", got, lambda wrong: reference(weights, wrong), {name: MISTAKES[name] for name in names})
+    compare("rollout", got, lambda wrong: reference(weights, wrong), EXERCISE.only(names))
 
 
 @EXERCISE.check("rollout", "只有一层", "layer.mean(axis=1) 是 [B, N, N];paddle.eye(N) 是单位矩阵。")
@@ -76,5 +76,5 @@ def check_three_layers(function):
 @EXERCISE.check("class_token_map", "class token 的图", "matrix[:, 0, 1:] 是 [B, N],再 reshape。")
 def check_map(function):
     matrix = np.random.default_rng(0).random((2, 7, 7))
-    mistakes = {name: MISTAKES[name] for name in MAP}
+    mistakes = EXERCISE.only(MAP)
     compare("图", function(tensor(matrix), 2, 3), lambda wrong: map_reference(matrix, 2, 3, wrong), mistakes)

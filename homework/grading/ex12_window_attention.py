@@ -46,10 +46,6 @@ MERGE = NAMES[NAMES.index("no_norm") : NAMES.index("no_projections")]
 COST = NAMES[NAMES.index("no_projections") :]
 
 
-def only(names):
-    return {name: MISTAKES[name] for name in names}
-
-
 def partition_reference(x, w, wrong=()):
     """x [B, H, W, D] -> [B * nW, w * w, D]。"""
     B, H, W, D = x.shape
@@ -135,7 +131,7 @@ def random_map(*shape):
 def compare_partition(function, shape, w):
     x = random_map(*shape)
     name = f"window_partition({list(shape)}, {w})"
-    compare(name, function(tensor(x), w), lambda wrong: partition_reference(x, w, wrong), only(PARTITION))
+    compare(name, function(tensor(x), w), lambda wrong: partition_reference(x, w, wrong), EXERCISE.only(PARTITION))
 
 
 @EXERCISE.check("window_partition", "切窗口:一张方的图", "reshape 成 [B, H/w, w, W/w, w, D],再交换中间两根轴。")
@@ -166,7 +162,7 @@ def compare_reverse(function, shape, w):
     windows, map_size = partition_reference(x, w), shape[1:3]
     name = f"window_reverse({list(windows.shape)}, {w}, {map_size})"
     got = function(tensor(windows), w, map_size)
-    compare(name, got, lambda wrong: reverse_reference(windows, w, map_size, wrong), only(REVERSE))
+    compare(name, got, lambda wrong: reverse_reference(windows, w, map_size, wrong), EXERCISE.only(REVERSE))
 
 
 @EXERCISE.check("window_reverse", "拼回去:一张方的图", "window_partition 倒着做:reshape,同样的 transpose,reshape。")
@@ -184,7 +180,7 @@ def compare_join(function, *shapes):
     for shape in shapes:
         x = random_map(*shape)
         name = f"join_neighbours({list(shape)})"
-        compare(name, function(tensor(x)), lambda wrong, x=x: join_reference(x, wrong), only(JOIN))
+        compare(name, function(tensor(x)), lambda wrong, x=x: join_reference(x, wrong), EXERCISE.only(JOIN))
 
 
 @EXERCISE.check("join_neighbours", "2 x 2 的邻居:偶数的边", "四个切片:x[:, 0::2, 0::2] 是左上的;沿最后一轴 concat。")
@@ -202,14 +198,14 @@ def check_merging(function):
     x = random_map(2, 4, 6, 3) * 2 + 1
     gamma, beta, weight = random_map(12) + 1, random_map(12), random_map(12, 6)
     got = function(tensor(x), tensor(gamma), tensor(beta), tensor(weight))
-    compare("图块合并", got, lambda wrong: merging_reference(x, gamma, beta, weight, wrong), only(MERGE))
+    compare("图块合并", got, lambda wrong: merging_reference(x, gamma, beta, weight, wrong), EXERCISE.only(MERGE))
 
 
 def compare_cost(function, *cases):
     for map_size, D, w in cases:
         name = f"attention_cost({map_size}, {D}, {w})"
         got = function(map_size, D, w) if w else function(map_size, D)
-        compare(name, got, lambda wrong, case=(map_size, D, w): cost_reference(*case, wrong), only(COST))
+        compare(name, got, lambda wrong, case=(map_size, D, w): cost_reference(*case, wrong), EXERCISE.only(COST))
 
 
 @EXERCISE.check("attention_cost", "看全图的代价", "N = H * W:四个线性层 4 * N * D * D,两次矩阵乘法各 N * N * D。")

@@ -69,10 +69,6 @@ ATTENTION = NAMES[NAMES.index("no_scale") : NAMES.index("block_not_shifted")]
 BLOCK = NAMES[NAMES.index("block_not_shifted") : NAMES.index("block_without_mask")]
 
 
-def only(names):
-    return {name: MISTAKES[name] for name in names}
-
-
 def index_reference(w, wrong=()):
     row, column = np.divmod(np.arange(w * w), w)
     row, column = row[:, None] - row, column[:, None] - column  # 各 [N, N]
@@ -195,7 +191,7 @@ def check_index(function):
 
 def compare_index(function, w):
     got = function(w)
-    compare(f"relative_position_index({w})", got, lambda wrong: index_reference(w, wrong), only(INDEX))
+    compare(f"relative_position_index({w})", got, lambda wrong: index_reference(w, wrong), EXERCISE.only(INDEX))
     if isinstance(got, paddle.Tensor) and got.is_floating_point():
         raise Wrong("行号应是整数:用 astype('int64')。", ["type"])
 
@@ -207,7 +203,9 @@ def check_bias(function):
     table.stop_gradient = False
     index = index_reference(w).astype("int64")
     got = function(table, paddle.to_tensor(index))
-    compare("偏置", got, lambda wrong: bias_reference(table.numpy().astype("float64"), index, wrong), only(BIAS))
+    compare(
+        "偏置", got, lambda wrong: bias_reference(table.numpy().astype("float64"), index, wrong), EXERCISE.only(BIAS)
+    )
     expect_gradients(got, {"偏置表": table})
 
 
@@ -216,14 +214,14 @@ def check_shift(function):
     x = random_map(2, 5, 7, 3)
     for s in (1, 2):
         got = function(tensor(x), s)
-        compare(f"cyclic_shift(x, {s})", got, lambda wrong, s=s: shift_reference(x, s, wrong), only(SHIFT))
+        compare(f"cyclic_shift(x, {s})", got, lambda wrong, s=s: shift_reference(x, s, wrong), EXERCISE.only(SHIFT))
 
 
 @EXERCISE.check("undo_shift", "滚回去", "cyclic_shift 反过来:paddle.roll(x, [s, s], axis=[1, 2])。")
 def check_undo(function):
     x = random_map(2, 5, 7, 3)
     got = function(tensor(x), 2)
-    compare("undo_shift(x, 2)", got, lambda wrong: undo_reference(x, 2, wrong), only(UNDO))
+    compare("undo_shift(x, 2)", got, lambda wrong: undo_reference(x, 2, wrong), EXERCISE.only(UNDO))
 
 
 def compare_mask(function, *cases):
@@ -231,7 +229,7 @@ def compare_mask(function, *cases):
         got = as_array("掩码", function(map_size, w, s))
         got = np.where(got <= -50, -100.0, got)  # -inf、-1e9 也算
         name = f"shifted_window_mask({map_size}, {w}, {s})"
-        compare(name, got, lambda wrong, case=(map_size, w, s): mask_reference(*case, wrong), only(MASK))
+        compare(name, got, lambda wrong, case=(map_size, w, s): mask_reference(*case, wrong), EXERCISE.only(MASK))
 
 
 @EXERCISE.check("shifted_window_mask", "掩码:移动半个窗口", "给滚动之后的特征图分片编号,切窗口,再两两比较片号。")
@@ -261,7 +259,7 @@ def compare_attention(function, with_mask):
             return attention_reference(q, k, v, bias, mask, wrong)[index]
 
         names = [name for name in ATTENTION if with_mask or not name.startswith("mask")]
-        compare(name, outputs[index], answer, only(names))
+        compare(name, outputs[index], answer, EXERCISE.only(names))
 
 
 @EXERCISE.check("window_attention", "注意力:没有掩码", "scores = q @ k^T / √d + bias,再 softmax;[h, N, N] 会广播。")
@@ -291,7 +289,7 @@ def compare_block(function, shape, w, s):
     if not masks:
         raise Wrong("没有调用 attend(windows, mask)。", ["no_attend"])
     name = f"shifted_window_attention({list(shape)}, {w}, {s})"
-    compare(name, got, lambda wrong: block_reference(x, w, s, wrong), only(BLOCK))
+    compare(name, got, lambda wrong: block_reference(x, w, s, wrong), EXERCISE.only(BLOCK))
     if s and masks[0] is None:
         EXERCISE.fail("block_without_mask")
     if not s and masks[0] is not None and np.any(masks[0].numpy()):

@@ -57,10 +57,6 @@ POOLING = _ALL[_ALL.index("softmax_over_batch") : _ALL.index("no_residual")]
 BLOCK = ["no_residual", "relu_before_add", "no_last_relu", "no_first_relu", "relu_before_bn", "one_bn"]
 
 
-def only(names):
-    return {name: MISTAKES[name] for name in names}
-
-
 # ---- 输出大小 ----
 
 
@@ -81,7 +77,7 @@ def check_sizes(function):
     def answer(wrong):
         return np.array([size_reference(*case, wrong) for case in cases], "float64")
 
-    compare(f"{cases} 的输出边长", got, answer, only(SIZES))
+    compare(f"{cases} 的输出边长", got, answer, EXERCISE.only(SIZES))
     if not all(isinstance(size, (int, np.integer)) for size in sizes):
         EXERCISE.fail("not_integer", f"得到 {type(sizes[0]).__name__}。")
 
@@ -143,7 +139,7 @@ def check_tokenizer_build(layer_class):
 def compare_tokens(layer_class, shape, D, k):
     layer, kernel = build_tokenizer(layer_class, shape[1], D, k)
     x = np.random.default_rng(0).standard_normal(shape)
-    compare("token", layer(tensor(x)), lambda wrong: token_reference(x, kernel, wrong), only(TOKENS))
+    compare("token", layer(tensor(x)), lambda wrong: token_reference(x, kernel, wrong), EXERCISE.only(TOKENS))
 
 
 @EXERCISE.check("ConvTokenizer", "数值", "卷积、ReLU、nn.MaxPool2D(3, 2, 1),再 flatten(2) 和 transpose([0, 2, 1])。")
@@ -193,7 +189,7 @@ def compare_pooling(function, B, N, D):
         def answer(wrong, index=index):
             return pool_reference(x, weight, bias, wrong)[index]
 
-        compare(name, got[index], answer, only(POOLING))
+        compare(name, got[index], answer, EXERCISE.only(POOLING))
 
 
 @EXERCISE.check("sequence_pool", "权重和加权平均", "scores = x @ weight + bias 是 [B, N, 1],softmax 沿 axis=1。")
@@ -304,7 +300,7 @@ def compare_block(layer_class, C, D, stride, training):
     def answer(wrong):
         return block_reference(x, layers, stride, training, wrong)
 
-    compare("y", got, answer, only(names))
+    compare("y", got, answer, EXERCISE.only(names))
 
 
 @EXERCISE.check("ResidualBlock", "形状不变(评估时)", "z = relu(bn1(conv1(x))),z = bn2(conv2(z)),返回 relu(z + x)。")

@@ -62,10 +62,6 @@ PIXELS = list(MISTAKES)[list(MISTAKES).index("no_scale") : list(MISTAKES).index(
 SECONDS = 5  # 一串几乎不用时间的数据,这么久还没有取完就是停住了
 
 
-def only(names):
-    return {name: MISTAKES[name] for name in names}
-
-
 def indices_of(name, value):
     """一串下标 -> int 的列表。"""
     array = as_array(name, np.asarray(value) if isinstance(value, (list, tuple, range)) else value)
@@ -231,7 +227,7 @@ def check_images(function):
         def answer(wrong, known=(samples, mean, std)):
             return collate_reference(*known, wrong)
 
-        compare("images", images, answer, only(names))
+        compare("images", images, answer, EXERCISE.only(names))
         if dtype_of(images) != "float32":
             EXERCISE.fail("images_dtype", f"得到 {dtype_of(images)}。")
 

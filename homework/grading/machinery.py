@@ -76,7 +76,7 @@ class Exercise:
     """一份练习。
 
     Args:
-        number (int): 号码,0–9。
+        number (int): 号码,就是课的。
         title (str): 标题。
         mistakes (dict): 认得的错误:名字 -> 一句中文。
     """
@@ -93,6 +93,10 @@ class Exercise:
             return function
 
         return register
+
+    def only(self, names):
+        """其中几种错误(字典,同 ``mistakes``),给 ``compare``。"""
+        return {name: self.mistakes[name] for name in names}
 
     def fail(self, name, details=""):
         """抛出认出的错误。"""
