@@ -58,7 +58,7 @@ def main():
     def readable():
         for path in paths:
             try:
-                image = read_image(path, info.channels, info.pixel_max, info.full_range)
+                image = read_image(path, *info.form)
             except UnreadableImage as error:
                 bad.append((path, error))
                 continue

@@ -241,7 +241,7 @@ def read_images(paths: Sequence[Path], info: DataInfo) -> list[Image.Image]:
     images, bad = [], []
     for path in paths:
         try:
-            images.append(read_image(path, info.channels, info.pixel_max, info.full_range))
+            images.append(read_image(path, *info.form))
         except UnreadableImage as error:
             bad.append((path, error))
     if bad:

@@ -46,6 +46,11 @@ class DataInfo:
     pixel_max: dict[str, float] | None = None
     full_range: bool = False
 
+    @property
+    def form(self) -> tuple[int, dict[str, float] | None, bool]:
+        """读图片时要的像素,``read_image`` 和 ``convert_image`` 的后三个参数。"""
+        return self.channels, self.pixel_max, self.full_range
+
     def describe(self) -> str:
         """图片怎样变成模型的输入,一行。"""
         mean, std = ("、".join(f"{value:.4g}" for value in values) for values in (self.mean, self.std))

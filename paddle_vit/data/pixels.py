@@ -10,7 +10,7 @@ from PIL import Image, ImageCms, ImageOps
 
 from ..errors import UserError
 
-__all__ = ["PixelMax", "check_channels", "convert_image", "invert_image", "looks_light", "wide_kind"]
+__all__ = ["PixelMax", "check_channels", "convert_image", "image_mode", "invert_image", "looks_light", "wide_kind"]
 
 PixelMax = Optional[Mapping[str, float]]  # 见 DataInfo.pixel_max
 
@@ -20,10 +20,18 @@ def wide_kind(image: Image.Image) -> str | None:
     return "I" if image.mode == "I" or image.mode.startswith("I;16") else "F" if image.mode == "F" else None
 
 
+def _has_alpha(image):
+    return image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
+
+
+def image_mode(channels: int, full_range: bool = False) -> str:
+    """``convert_image`` 给出的图像的模式。"""
+    return "F" if full_range else {1: "L", 4: "RGBX"}.get(channels, "RGB")
+
+
 def check_channels(image: Image.Image, channels: int) -> None:
     """模型要四个通道,而图片没有第四个时,抛出 ``UserError``。"""
-    has_four = image.mode in ("RGBA", "RGBa", "RGBX", "LA", "La", "PA") or "transparency" in image.info
-    if channels == 4 and not has_four:
+    if channels == 4 and not (_has_alpha(image) or image.mode == "RGBX"):
         raise UserError(f"没有第四个通道(它是 {image.mode})")
 
 
@@ -57,7 +65,7 @@ def convert_image(
     elif image.mode == "LAB":
         to_rgb = ImageCms.buildTransform(ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB")
         image = ImageCms.applyTransform(image, to_rgb) or image
-    elif image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+    elif _has_alpha(image):
         if image.mode in ("La", "RGBa"):
             image = image.convert(image.mode.upper())
         image = image.convert("RGBA")
@@ -67,7 +75,7 @@ def convert_image(
         image = Image.alpha_composite(white, image)
     if channels == 4:
         return image
-    image = image.convert("L" if channels == 1 else "RGB")
+    image = image.convert(image_mode(channels))
     return image.convert("F") if full_range else image
 
 

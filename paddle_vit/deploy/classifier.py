@@ -75,8 +75,7 @@ class Classifier:
         if isinstance(source, io.BytesIO):
             source.seek(0)
         try:
-            info = self.predictor.info
-            return read_image(source, info.channels, info.pixel_max, info.full_range)
+            return read_image(source, *self.predictor.info.form)
         except UnreadableImage as error:
             known = isinstance(error.__cause__, UserError)  # 是图片,而通道数不对
             raise UserError(f"这张图片{error.short},模型要四个:请换一张。" if known else NO_IMAGE) from None

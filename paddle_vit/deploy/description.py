@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..checks import as_pair
 from ..data.info import DataInfo
 
-__all__ = ["image_mode", "preprocessing_steps"]
+__all__ = ["preprocessing_steps"]
 
 
 def preprocessing_steps(info: DataInfo) -> list[str]:
@@ -16,11 +16,6 @@ def preprocessing_steps(info: DataInfo) -> list[str]:
         "除以 255,减 mean,除以 std,每个通道各自的",
         "次序从 [高, 宽, 通道] 换成 [通道, 高, 宽]",
     ]
-
-
-def image_mode(info: DataInfo) -> str:
-    """交给模型的图像是 Pillow 的什么模式。"""
-    return "F" if info.full_range else {1: "L", 3: "RGB"}.get(info.channels, "RGBX")
 
 
 def _pixel_step(info):

@@ -33,6 +33,7 @@ from ..data.batches import evaluation_batches
 from ..data.images import read_images, to_input
 from ..data.info import parse_info
 from ..data.parts import varied_images
+from ..data.pixels import image_mode
 from ..errors import UserError
 from ..family.static_graph import write_model
 from ..family.static_program import save_weights
@@ -40,7 +41,7 @@ from ..runs.loading import LoadedModel, LoadedRun, load_run_data
 from ..system.files import describe_os_error, read_json
 from ..system.run_files import CONSTANTS, DESCRIPTION, ONNX, PROGRAM
 from ..tasks.evaluation import evaluate
-from .description import image_mode, preprocessing_steps
+from .description import preprocessing_steps
 from .engines import compare_logits, each_engine, logits_of, prediction_model, right_engine
 
 __all__ = ["PrecisionComparison", "compare_precisions", "export_model", "is_export", "load_export", "real_images"]
@@ -231,7 +232,7 @@ def _describe(loaded, differences, count):
         "classes": list(info.classes),
         "preprocess": {
             "channels": info.channels,
-            "mode": image_mode(info),
+            "mode": image_mode(info.channels, info.full_range),
             "steps": preprocessing_steps(info),
             "image_size": info.image_size,
             "fit": dataclasses.asdict(info.fit),

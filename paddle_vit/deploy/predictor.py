@@ -224,8 +224,7 @@ class Predictor:
 
     def _prepare(self, image, invert):
         """路径、PIL 图像或数组 -> PIL 图像,模式见 ``convert_image``。"""
-        info = self.info
-        form = info.channels, info.pixel_max, info.full_range
+        form = self.info.form
         if isinstance(image, (str, Path)):
             image = read_image(image, *form)
         elif isinstance(image, Image.Image):
