@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import shlex
 import statistics
 from pathlib import Path
@@ -15,8 +16,6 @@ from ..system.files import quoted, read_json
 from ..system.run_files import CONFIG, SUMMARY
 
 __all__ = ["command_of", "find_runs", "results_table"]
-
-_FREE = ("seed", "dataset", "recipe", "data_dir", "output", "resume")  # 不算改了配方的设置
 
 
 def find_runs(paths: list[str | Path]) -> list[Path]:
@@ -50,21 +49,28 @@ def command_of(config: Config) -> str:
 
 def _changes(config, words):
     """与命令行 words 的设置不同的,写成选项;写不出来(如这个配方不能用于这个数据集)时是 ``None``。"""
-    try:
-        before = dataclasses.asdict(parse_config(words))
-    except UserError:
+    before, changes = _settings_of(tuple(words)), []
+    if before is None:
         return None
-    words = []
     for name, value in result_settings(config).items():
-        if name in _FREE or value == before[name]:
+        if name == "seed" or value == before[name]:
             continue
         if value is None:
             return None
         if isinstance(value, bool):
-            words.append(option_of(name) if value else option_of(f"no_{name}"))
+            changes.append(option_of(name) if value else option_of(f"no_{name}"))
         else:
-            words += [option_of(name), f"{value:g}" if isinstance(value, float) else str(value)]
-    return words
+            changes += [option_of(name), f"{value:g}" if isinstance(value, float) else str(value)]
+    return changes
+
+
+@functools.cache
+def _settings_of(words):
+    """命令行的全部设置(字典);不合法的是 ``None``。每个运行都要与各个配方比,只读一次。"""
+    try:
+        return dataclasses.asdict(parse_config(list(words)))
+    except UserError:
+        return None
 
 
 def results_table(runs: list[Path]) -> list[list[str]]:
@@ -73,14 +79,13 @@ def results_table(runs: list[Path]) -> list[list[str]]:
     Args:
         runs (list[Path]): ``find_runs`` 的结果。
     """
-    groups: dict[str, list[dict]] = {}
+    groups: dict[tuple[str, str], list[dict]] = {}
     for run in runs:
         config = load_config(run)
         summary = read_json(run / SUMMARY)
-        groups.setdefault(f"{command_of(config)}\n{summary['machine']}", []).append(summary)
+        groups.setdefault((command_of(config), summary["machine"]), []).append(summary)
     table = [["命令", "参数", "轮数", "分钟", "验证 top-1", "测试 top-1", "种子", "机器"]]
-    for key, summaries in groups.items():
-        command, machine = key.split("\n")
+    for (command, machine), summaries in groups.items():
         cells = [command, f"{summaries[0]['parameters']:,}", _span([s["epochs"] for s in summaries], "{:g}")]
         cells.append(f"{statistics.mean(s['seconds'] for s in summaries) / 60:.1f}")
         cells += [_span([100 * s[f"{part}_top1"] for s in summaries], "{:.2f}") for part in ("val", "test")]
