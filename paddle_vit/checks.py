@@ -31,6 +31,7 @@ __all__ = [
     "check_type",
     "check_vit",
     "conv_layers",
+    "conv_stride",
     "hidden_width",
     "is_plain",
     "patch_grid",
@@ -121,6 +122,11 @@ def patch_grid(image_size: tuple[int, int], patch_size: tuple[int, int]) -> tupl
     return image_size[0] // patch_size[0], image_size[1] // patch_size[1]
 
 
+def conv_stride(kernel_size: int) -> int:
+    """``ConvTokenizer`` 里卷积的步长,像素,同 CCT 作者的代码:卷积核 3 是 1,7 是 2。一层连同池化缩小它的 2 倍。"""
+    return max(1, kernel_size // 2 - 1)
+
+
 def conv_layers(image_size: tuple[int, int], patch_size: tuple[int, int], kernel_size: int) -> tuple[int, int]:
     """``ConvTokenizer`` 的 (层数, 每层卷积的步长);参数不合法时抛出 ``UserError``。
 
@@ -130,7 +136,7 @@ def conv_layers(image_size: tuple[int, int], patch_size: tuple[int, int], kernel
     """
     if not _is_positive(kernel_size) or kernel_size < 3 or kernel_size % 2 == 0:
         raise UserError(f"tokenizer_kernel={kernel_size!r} 不合法:卷积核边长应为不小于 3 的奇数,如 3 或 7。")
-    stride = max(1, kernel_size // 2 - 1)
+    stride = conv_stride(kernel_size)
     sizes = [(2 * stride) ** layers for layers in range(1, 32)]  # 一层之后缩小 2 * stride 倍:卷积和池化各缩小一次
     possible = [size for size in sizes if all(side % size == 0 for side in image_size)]
     if patch_size[0] != patch_size[1] or patch_size[0] not in possible:

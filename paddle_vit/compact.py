@@ -9,7 +9,7 @@ import paddle
 from paddle import Tensor, nn
 
 from . import convolution
-from .checks import as_pair, check_images, check_positive, check_tokens, conv_layers
+from .checks import as_pair, check_images, check_positive, check_tokens, conv_layers, patch_grid
 from .layers import Linear
 
 __all__ = ["HIDDEN_CHANNELS", "ConvTokenizer", "SequencePool"]
@@ -48,7 +48,7 @@ class ConvTokenizer(nn.Layer):
         self.image_size = as_pair(image_size, "image_size")
         self.patch_size = as_pair(patch_size, "patch_size")
         layers, self.stride = conv_layers(self.image_size, self.patch_size, kernel_size)
-        self.grid_size = self.image_size[0] // self.patch_size[0], self.image_size[1] // self.patch_size[1]
+        self.grid_size = patch_grid(self.image_size, self.patch_size)
         self.num_patches = self.grid_size[0] * self.grid_size[1]
         self.in_channels = in_channels
         self.padding = kernel_size // 2

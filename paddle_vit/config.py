@@ -8,14 +8,14 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
-from typing import Annotated, Literal, Optional, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Optional, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
 from .config_checks import check_together
 from .errors import UserError
-from .family.models import check_settings, full_name
+from .family.models import check_settings, full_name, full_settings
 from .system.fitting import parse_size
 
 __all__ = [
@@ -269,6 +269,11 @@ class Config:
         names = [*tagged("shape"), *tagged("regular")]
         values = {name: getattr(self, name) for name in names if name != "image_size"}
         return {name: value for name, value in values.items() if value is not None}
+
+    def effective(self, name: str) -> Any:
+        """一个设置实际的值:没写明的由模型的名字决定,模型也没有的是 ``None``。"""
+        value = getattr(self, name)
+        return full_settings(self.model).get(name) if value is None else value
 
     @property
     def distillation_kind(self) -> str:

@@ -219,7 +219,7 @@ def filters_figure(model: ViT, count: int = 28) -> Figure:
     first = patches.convolutions[0] if isinstance(patches, ConvTokenizer) else patches.patch_embedding
     kernels = first.weight.numpy()  # [D, C, P, P]
     if kernels.shape[1] not in (1, 3, 4):
-        raise UserError(f"模型有 {kernels.shape[1]} 个通道:卷积核只能画 1 个(灰度)或 3 个(RGB)通道的。")
+        raise UserError(f"模型有 {kernels.shape[1]} 个通道:卷积核只能画 1 个(灰度)、3 个(RGB)或 4 个(画前三个)通道的。")
     components, shares = _filter_components(kernels[:, :3], count)
     columns = min(7, len(components))
     rows = -(-len(components) // columns)

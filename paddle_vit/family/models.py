@@ -14,7 +14,7 @@ from typing import Any
 
 from paddle import nn
 
-from ..checks import as_pair, check_positive
+from ..checks import as_pair, check_positive, conv_stride
 from ..compact import HIDDEN_CHANNELS
 from ..errors import UserError
 from ..vit import ViT
@@ -26,6 +26,7 @@ __all__ = [
     "count_parameters",
     "create_model",
     "full_name",
+    "full_settings",
     "is_head",
     "list_models",
     "model_class",
@@ -82,11 +83,11 @@ def _vit(size, patch_size, image_size, pool="cls", **others):
 
 
 def _cct(depth, kernel, layers, image_size, num_classes):
-    """一种尺寸的 CCT 的参数(字典);卷积核 3 的每层缩小 2 倍,7 的缩小 4 倍。"""
+    """一种尺寸的 CCT 的参数(字典)。"""
     embed_dim, num_heads, mlp_ratio = _CCT_SIZES[depth]
     return dict(
         image_size=image_size,
-        patch_size={3: 2, 7: 4}[kernel] ** layers,
+        patch_size=(2 * conv_stride(kernel)) ** layers,
         num_classes=num_classes,
         embed_dim=embed_dim,
         depth=depth,
@@ -183,6 +184,16 @@ def model_settings(name: str) -> dict:
     return dict(_MODELS[full_name(name)][1])
 
 
+def full_settings(name: str) -> dict:
+    """命名模型的全部参数(字典),没有改的是类的默认值。
+
+    Raises:
+        UserError: 没有这个名字。
+    """
+    defaults = {setting: parameter.default for setting, parameter in _settings_of(model_class(name)).items()}
+    return {**defaults, **model_settings(name)}
+
+
 def create_model(name: str, **overrides: Any) -> ViT | SwinTransformer:
     """按名字建模型,例如 ``create_model('vit_base_patch16_224', num_classes=10)``。
 
@@ -264,8 +275,7 @@ def check_size(arguments: dict, shapes: Collection[tuple[int]], source: str | Pa
     """
     model = model_class(arguments["name"])
     known = _settings_of(model)
-    settings = {name: value.default for name, value in known.items()}
-    settings.update(model_settings(arguments["name"]))
+    settings = full_settings(arguments["name"])
     settings.update({name: value for name, value in arguments.items() if name in known})
     for name, value in settings.items():
         _check_kind(name, value, known[name].default)

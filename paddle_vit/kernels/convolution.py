@@ -16,6 +16,12 @@ NOWHERE = np.float32(9)  # 池化的窗口里没有大于 0 的数
 
 
 @piece
+def _side(size, kernel_size, stride, padding):
+    """卷积的输出的一边。"""
+    return (size + 2 * padding - kernel_size) // stride + 1
+
+
+@piece
 def _band(height, width, size):
     """一次算输出的几行:各次差不多一样多。"""
     bands = min(height, (height * width * size + COLUMNS - 1) // COLUMNS)
@@ -135,7 +141,7 @@ def _image_forward(sgemm, x, weight_, y, taps, keep, kernel_size, stride, paddin
 def _conv_pool_forward(sgemm, x, weight_, y, taps, keep, height, width, kernel_size, stride, padding, planes):
     B, D = y.shape[0], y.shape[3]
     C = x.shape[1] // (height * width)
-    OH, OW = (height + 2 * padding - kernel_size) // stride + 1, (width + 2 * padding - kernel_size) // stride + 1
+    OH, OW = _side(height, kernel_size, stride, padding), _side(width, kernel_size, stride, padding)
     rows = _band(OH, OW, kernel_size * kernel_size * C)
     for p in prange(PARTS):
         start, stop = B * p // PARTS, B * (p + 1) // PARTS
@@ -157,7 +163,7 @@ def conv_pool_forward(sgemm, x_, weight_, y_, taps_, B, C, H, W, D, kernel_size,
     weight 是 [k, k, C, D];planes 为 1 时 x 是 [B, C, H, W];taps 与 y 同形状,是最大的那个在窗口里的序号(0–8,
     9 表示都不大于 0),留给反向,地址为 0 时不留。
     """
-    OH, OW = (H + 2 * padding - kernel_size) // stride + 1, (W + 2 * padding - kernel_size) // stride + 1
+    OH, OW = _side(H, kernel_size, stride, padding), _side(W, kernel_size, stride, padding)
     shape, keep = (B, (OH + 1) // 2, (OW + 1) // 2, D), taps_ != 0
     x, y, taps = floats(x_, (B, H * W * C)), floats(y_, shape), floats(taps_ if keep else y_, shape)
     _conv_pool_forward(sgemm, x, weight_, y, taps, keep, H, W, kernel_size, stride, padding, planes)
@@ -196,7 +202,7 @@ def _image_backward(
 def _conv_pool_backward(sgemm, x, weight_, dy, taps, dx, dweight, height, width, kernel_size, stride, padding, planes):
     B, D = dy.shape[0], dy.shape[3]
     C = x.shape[1] // (height * width)
-    OH, OW = (height + 2 * padding - kernel_size) // stride + 1, (width + 2 * padding - kernel_size) // stride + 1
+    OH, OW = _side(height, kernel_size, stride, padding), _side(width, kernel_size, stride, padding)
     rows = _band(OH, OW, kernel_size * kernel_size * C)
     parts = np.zeros((PARTS, dweight.size), np.float32)
     for p in prange(PARTS):
@@ -234,7 +240,7 @@ def conv_pool_backward(
 
     地址为 0 的梯度不算;dx 是 [B, H, W, C]。其余同 ``conv_pool_forward``。
     """
-    OH, OW = (H + 2 * padding - kernel_size) // stride + 1, (W + 2 * padding - kernel_size) // stride + 1
+    OH, OW = _side(H, kernel_size, stride, padding), _side(W, kernel_size, stride, padding)
     shape = (B, (OH + 1) // 2, (OW + 1) // 2, D)
     x, dy, taps = floats(x_, (B, H * W * C)), floats(dy_, shape), floats(taps_, shape)
     dx = floats(dx_, (B, H * W * C if dx_ != 0 else 0))

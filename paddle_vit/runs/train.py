@@ -14,7 +14,6 @@ from ..data.finding import far_from_square
 from ..data.parts import Data, FilePart
 from ..data.sources import load_data, tell
 from ..errors import UserError
-from ..family.models import model_settings
 from ..kernels.compiling import are_compiled, compile_for_training
 from ..kernels.loading import use_threads, why_no_kernels
 from ..system.cli import run_main
@@ -110,8 +109,7 @@ def _train(config, model, task):
     precision = autocast_dtype(config.precision, runtime["device"])
     beginning = begin(config)
     if runtime["device"] == "cpu":
-        settings = {**model_settings(config.model), **config.given_model_arguments()}
-        _prepare_kernels(runtime["threads"], rank, settings.get("tokenizer") == "conv")
+        _prepare_kernels(runtime["threads"], rank, config.effective("tokenizer") == "conv")
     if rank == 0:
         print(
             f"{font_advice()}{describe_runtime(runtime)}\n{_recipe_line(config)}读取数据 {config.dataset} …", flush=True

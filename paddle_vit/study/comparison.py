@@ -5,7 +5,6 @@
 """
 
 import dataclasses
-import inspect
 import json
 import math
 import statistics
@@ -16,7 +15,6 @@ from pathlib import Path
 from ..config import make_config, result_settings
 from ..config_files import load_config, save_config
 from ..errors import UserError
-from ..family.models import model_class, model_settings
 from ..runs.logs import load_metrics
 from ..system.files import atomic_write, read_json
 from ..system.pictures import figure_and_words
@@ -96,22 +94,12 @@ def variants(base, vary):
         configs = [make_config({**dataclasses.asdict(base), name: value}, "命令行") for value in values]
         if name not in result_settings(base) or name == "seed":
             raise UserError(f"--vary {name}=… 不能比较:它不影响结果,或由别的参数给出(种子用 --seeds)。")
-        found.append(Variant(name, _text(_effective(base, name)), True, base))
+        found.append(Variant(name, _text(base.effective(name)), True, base))
         for config in configs:
-            variant = Variant(name, _text(_effective(config, name)), False, config)
+            variant = Variant(name, _text(config.effective(name)), False, config)
             if variant.value not in [other.value for other in found if other.switch == name]:
                 found.append(variant)
     return found
-
-
-def _effective(config, name):
-    """设置实际的值:没写明的由模型的名字决定。"""
-    value = getattr(config, name)
-    if value is None:
-        parameters = inspect.signature(model_class(config.model)).parameters
-        defaults = {key: parameter.default for key, parameter in parameters.items()}
-        value = {**defaults, **model_settings(config.model)}.get(name)
-    return value
 
 
 def _text(value):

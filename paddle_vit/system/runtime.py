@@ -191,8 +191,8 @@ def describe_machine(device: str) -> str:
     """算的机器,一行,如 ``'AMD EPYC(AVX2),2 核'``;GPU 写它的型号。"""
     if device.startswith("gpu"):
         return paddle.device.cuda.get_device_name()
-    instructions = f"({vector_instructions()})" if vector_instructions() else ""
-    return f"{cpu_name()}{instructions},{usable_cores()} 核"
+    instructions = vector_instructions()
+    return f"{cpu_name()}{f'({instructions})' if instructions else ''},{usable_cores()} 核"
 
 
 def describe_runtime(settings: dict) -> str:

@@ -53,6 +53,9 @@ def is_decayed(name: str, parameter: paddle.Tensor) -> bool:
     return parameter.ndim > 1 and name.split(".")[-1] not in _NOT_DECAYED
 
 
+_BLOCK = r"encoders\.\d+\.|stages\.\d+\.blocks\.\d+\."  # 一层的参数,名字这样开头
+
+
 def layers_of(names: Iterable[str]) -> dict[str, int]:
     """每个参数在第几层(字典):图块嵌入、token 和位置编码是 0,第 i 个编码器是 i,最后的归一化、汇聚和头是 L + 1。
 
@@ -63,7 +66,7 @@ def layers_of(names: Iterable[str]) -> dict[str, int]:
     """
     layers, blocks = {}, []
     for name in names:
-        block = re.match(r"encoders\.\d+\.|stages\.\d+\.blocks\.\d+\.", name)
+        block = re.match(_BLOCK, name)
         if block is not None and block[0] not in blocks:
             blocks.append(block[0])
         layers[name] = len(blocks)
@@ -80,8 +83,7 @@ def learning_rate_scales(model: nn.Layer, layer_decay: float) -> dict[str, float
     return {name: layer_decay ** (max(layers.values()) - layer) for name, layer in layers.items()}
 
 
-# 输入和输出都是特征的参数
-_HIDDEN = r"encoders\.|stages\.\d+\.blocks\.|patch_embed\.convolutions\.[1-9]"
+_HIDDEN = rf"{_BLOCK}|patch_embed\.convolutions\.[1-9]"  # 输入和输出都是特征的参数
 
 
 def _orthogonalized(model):

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from ..checks import conv_stride
 from ..family.models import list_models, model_settings
 
 __all__ = [
@@ -53,7 +54,7 @@ def _patch_kernel(table, shapes):
         kernels.append(kernel)
     if not kernels or any(len(kernel) != 4 for kernel in kernels):
         return find_shape(table, shapes, "patch_embed.patch_embedding.weight")
-    side = (2 * max(1, kernels[0][-1] // 2 - 1)) ** len(kernels)
+    side = (2 * conv_stride(kernels[0][-1])) ** len(kernels)
     return kernels[-1][0], kernels[0][1], side, side
 
 
