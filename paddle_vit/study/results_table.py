@@ -60,8 +60,16 @@ def _changes(config, words):
         if isinstance(value, bool):
             changes.append(option_of(name) if value else option_of(f"no_{name}"))
         else:
-            changes += [option_of(name), f"{value:g}" if isinstance(value, float) else str(value)]
+            changes += [option_of(name), _word(value)]
     return changes
+
+
+def _word(value):
+    """一个值在命令行上的写法;小数写到能读回同一个数为止。"""
+    if isinstance(value, (list, tuple)):  # 图像的高和宽
+        return "x".join(map(str, value))
+    short = f"{value:g}" if isinstance(value, float) else str(value)
+    return short if not isinstance(value, float) or float(short) == value else repr(value)
 
 
 @functools.cache

@@ -49,6 +49,10 @@ COMMANDS = [
     ["--recipe", "few-shot"],
     ["--recipe", "none", "--embed-dim", "32", "--num-heads", "2"],
     ["--model", "vit_tiny", "--epochs", "2"],
+    ["--lr", "0.00012345678", "--weight-decay", "0.0123456789"],
+    ["--dataset", "folder", "--data-dir", "pictures", "--image-size", "64x128", "--channels", "1"],
+    ["--dataset", "cifar100", "--recipe", "cct-gpu", "--max-minutes", "90"],
+    ["--dataset", "cifar10", "--optimizer", "adamw"],
 ]
 
 
@@ -60,6 +64,11 @@ def test_the_command_gives_the_same_settings_again(arguments):
     assert (python, script) == ("python", "scripts/train.py")
     assert result_settings(parse_config(words)) == result_settings(config)
     assert len(words) <= len(arguments) + 2
+
+
+def test_a_size_is_written_as_on_the_command_line():
+    arguments = ["--dataset", "folder", "--data-dir", "pictures", "--image-size", "64x128"]
+    assert "--image-size 64x128" in command_of(parse_config(arguments))
 
 
 def test_the_script_prints_the_table_and_writes_markdown(tmp_path):
