@@ -43,7 +43,7 @@ def test_every_recipe_is_valid_and_states_its_command(path):
 
 
 def test_a_named_model_keeps_its_shape():
-    config = parse_config(["--recipe", "cifar10-gpu", "--model", "vit_small", "--depth", "3"])
+    config = parse_config(["--recipe", "cct-gpu", "--model", "vit_small", "--depth", "3"])
     shape = {"name": "vit_small_patch16_224", "image_size": 8, "in_channels": 1, "num_classes": 3, "depth": 3}
     assert config.model_arguments(INFO) == {**shape, "dropout": 0.0, "attention_dropout": 0.0, "drop_path": 0.1}
     assert config.image_size is None and config.mixup == 0.8  # 配方里的其余设置照旧
