@@ -7,7 +7,7 @@ import ctrl_c  # noqa: F401
 from paddle_vit.data.finding import Unused, expand_paths, far_from_square
 from paddle_vit.data.images import UnreadableImage, bad_images, read_image
 from paddle_vit.data.info import DARK_BACKGROUND
-from paddle_vit.data.pixels import looks_light
+from paddle_vit.data.pixels import lightness
 from paddle_vit.deploy.engines import add_engine_arguments
 from paddle_vit.deploy.predictor import Predictor
 from paddle_vit.deploy.results import PredictionTable, check_table
@@ -64,16 +64,18 @@ def main():
                 continue
             good.append(path)
             if len(good) <= 200:  # 看一张图像要一点时间
-                light.append(looks_light(image))
+                light.append(lightness(image))
             yield image
 
     table = PredictionTable(info.classes, args.images)
     for i, prediction in enumerate(predictor.each(readable(), args.top, args.invert)):
         print(f"{good[i]}\t{prediction}")
         table.add(good[i], prediction)
-    if info.name in DARK_BACKGROUND and not args.invert and any(light):
-        some = "" if all(light) else f"(如 {quoted(good[light.index(True)])};黑底白字的请分开预测)"
-        print(f"提示:{sum(light)} 张图片像是白底黑字,训练数据是黑底白字:请加 --invert{some}。", file=sys.stderr)
+    every = bool(light) and min(light) > 160
+    papers = good[: len(light)] if every else [path for path, value in zip(good, light) if value > 200]
+    if info.name in DARK_BACKGROUND and not args.invert and papers:
+        some = "" if every else f"(如 {quoted(papers[0])};黑底白字的请分开预测)"
+        print(f"提示:{len(papers)} 张图片像是白底黑字,训练数据是黑底白字:请加 --invert{some}。", file=sys.stderr)
     table.bad += [(path, error.short) for path, error in bad]
     if summary := table.summary():
         print(summary, file=sys.stderr if args.output is None else sys.stdout)  # 标准输出里每行一张图片

@@ -10,7 +10,7 @@ from PIL import Image, ImageCms, ImageOps
 
 from ..errors import UserError
 
-__all__ = ["PixelMax", "check_channels", "convert_image", "image_mode", "invert_image", "looks_light", "wide_kind"]
+__all__ = ["PixelMax", "check_channels", "convert_image", "image_mode", "invert_image", "lightness", "wide_kind"]
 
 PixelMax = Optional[Mapping[str, float]]  # 见 DataInfo.pixel_max
 
@@ -89,8 +89,7 @@ def invert_image(image: Image.Image) -> Image.Image:
     return ImageOps.invert(image)
 
 
-def looks_light(image: Image.Image) -> bool:
-    """一张图像是不是大半是亮的,如白底黑字。"""
-    if image.mode == "F":
-        return float(np.median(np.asarray(image))) > 160
-    return float(np.median(np.asarray(image.convert("RGB").convert("L")))) > 160  # 中位数是底色,图形只占小半
+def lightness(image: Image.Image) -> float:
+    """一张图像的底色有多亮,0–255:像素的中位数,图形只占小半。"""
+    gray = image if image.mode == "F" else image.convert("RGB").convert("L")
+    return float(np.median(np.asarray(gray)))
